@@ -1,0 +1,403 @@
+"""Step 7 of the data's way: settled verdicts go to the platform's transactions, never waiting on a lock of the
+platform.
+
+The protocol:
+1. Batches with something to write back are locked (SKIP LOCKED): one publisher per batch over all hosts.
+2. Their transactions are locked FOR NO KEY UPDATE SKIP LOCKED; what the platform holds is published next time.
+3. Under those locks each is looked at again: people win, and what was edited since it was shown is asked again.
+4. Transactions, transaction_audits, our items and counters change in this one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Integer,
+    String,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.engine import Row
+
+from gepp_audit.database.engine import now
+from gepp_audit.database.platform import Loaded, Platform, auditing_organizations, existing, load
+from gepp_audit.database.platform_tables import transaction_audit_history as history
+from gepp_audit.database.platform_tables import transaction_audits, transactions
+from gepp_audit.database.rows import Rows, among
+from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items, live
+from gepp_audit.database.types import AuditStatus, JsonValue, NaiveUtcDateTime, UtcDateTime
+from gepp_audit.model import ErrorCode, ItemState, SkipReason, Transaction, VerdictStatus
+
+#: how often a transaction that changes while its call runs is asked again
+MOST_EDITS: Final = 3
+EDITED_MESSAGE: Final = "The transaction was changed each time while it was audited."
+
+
+@dataclass(slots=True)
+class Published:
+    """What one turn of publishing did, by transaction id."""
+
+    #: with the status that was written
+    written: dict[int, str] = field(default_factory=dict)
+    #: changed while their call ran: ready again
+    edited: list[int] = field(default_factory=list)
+    skipped: dict[int, SkipReason] = field(default_factory=dict)
+    #: held by the platform at this moment: next time
+    locked: list[int] = field(default_factory=list)
+
+
+def publish(
+    connection: Connection, platform: Platform, digest: Callable[[Transaction], str], *, most: int = 500
+) -> Published:
+    """Write back up to `most` settled items of any run. `digest`: what a call was shown of a transaction, as it stands
+    now.
+    """
+    result = Published()
+    waiting = _lock_unpublished(connection, most)
+    if not waiting:
+        return result
+    moment = now(connection)
+    loaded = load(connection, platform, [item.transaction_id for item in waiting], lock=True)
+    absent = {item.transaction_id for item in waiting} - loaded.keys()
+    gone = absent - existing(connection, absent) if absent else set()
+    writable: list[Row[Any]] = []
+    for item in waiting:
+        _sort(item, loaded.get(item.transaction_id), item.transaction_id in gone, digest, result, writable)
+    if writable:
+        _write(connection, platform, writable, moment)
+    by_id = {item.transaction_id: item for item in waiting}
+    _ask_again(connection, [by_id[id_] for id_ in result.edited], moment)
+    _skip(connection, [(by_id[id_], reason) for id_, reason in result.skipped.items()], moment)
+    return result
+
+
+def _lock_unpublished(connection: Connection, most: int) -> Sequence[Row[Any]]:
+    some = select(items.c.audit_history_id).where(IS_UNPUBLISHED).limit(most).subquery()
+    ours = (
+        connection.execute(
+            select(batches.c.audit_history_id)
+            .where(batches.c.audit_history_id.in_(select(some.c.audit_history_id)), batches.c.closed_at.is_(None))
+            .order_by(batches.c.audit_history_id)
+            .with_for_update(skip_locked=True)
+        )
+        .scalars()
+        .all()
+    )
+    if not ours:
+        return ()
+    return connection.execute(
+        select(
+            items,
+            calls.c.input_tokens,
+            calls.c.output_tokens,
+            calls.c.cached_tokens,
+            calls.c.latency_ms,
+            func.coalesce(calls.c.model_answered, calls.c.model).label("model"),
+        )
+        .outerjoin_from(items, calls, calls.c.id == items.c.call_id)
+        .where(IS_UNPUBLISHED, among(connection, items.c.audit_history_id, ours))
+        .order_by(items.c.audit_history_id, items.c.transaction_id)
+        .limit(most)
+    ).all()
+
+
+def _sort(
+    item: Row[Any],
+    found: Loaded | None,
+    gone: bool,
+    digest: Callable[[Transaction], str],
+    result: Published,
+    writable: list[Row[Any]],
+) -> None:
+    """Decide what becomes of one settled item, now that its transaction is locked."""
+    id_ = item.transaction_id
+    if found is None:
+        if gone:
+            result.skipped[id_] = SkipReason.NOT_FOUND
+        else:
+            result.locked.append(id_)
+        return
+    reason = unwanted(found, item.organization_id)
+    if reason is not None:
+        result.skipped[id_] = reason
+    elif item.state == ItemState.DONE and digest(found.transaction) != item.input_digest:
+        result.edited.append(id_)
+    else:
+        result.written[id_] = item.verdict_status if item.state == ItemState.DONE else ItemState.FAILED.value
+        writable.append(item)
+
+
+def unwanted(found: Loaded, organization_id: int) -> SkipReason | None:
+    """Why a transaction is left alone, asked or not: people win. None: it may be asked about and written to."""
+    if found.transaction.organization_id != organization_id:
+        return SkipReason.FOREIGN
+    if found.deleted:
+        return SkipReason.DELETED
+    if found.decided:
+        return SkipReason.DECIDED
+    return None if found.queued else SkipReason.NOT_QUEUED
+
+
+_NEW: Final = Rows(
+    "verdicts",
+    id=BigInteger(),
+    ai_audit_status=Text(),
+    note=JsonValue,
+    rejected_by=JsonValue,
+    warned_by=JsonValue,
+    tokens=JsonValue,
+    new_status=Text(),
+)
+
+
+def _write(connection: Connection, platform: Platform, writable: Sequence[Row[Any]], moment: datetime) -> None:
+    deciding = auditing_organizations(connection, {item.organization_id for item in writable})
+    values = [_transaction_row(platform, item, item.organization_id in deciding) for item in writable]
+    new = _NEW.table(connection)
+    changes: dict[str, Any] = {
+        "ai_audit_status": cast(new.c.ai_audit_status, AuditStatus),
+        "ai_audit_note": new.c.note,
+        "reject_triggers": new.c.rejected_by,
+        "warning_triggers": new.c.warned_by,
+        "status": case(
+            (
+                func.coalesce(transactions.c.status, "pending") == "pending",
+                func.coalesce(new.c.new_status, transactions.c.status),
+            ),
+            else_=transactions.c.status,
+        ),
+        "ai_audit_date": literal(moment, NaiveUtcDateTime()),
+        "audit_tokens": new.c.tokens,
+    }
+    changes = {name: value for name, value in changes.items() if name in platform.transaction_columns}
+    statuses: dict[int, str | None] = dict(
+        connection.execute(
+            update(transactions)
+            .where(transactions.c.id == new.c.id)
+            .values(changes)
+            .returning(transactions.c.id, transactions.c.status),
+            _NEW.fill(connection, values),
+        )
+        .tuples()
+        .all()
+    )
+    records = _write_audits(connection, writable, statuses, moment) if platform.has_audits else {}
+    _mark_published(connection, writable, records, moment)
+    _count(connection, writable)
+
+
+def _transaction_row(platform: Platform, item: Row[Any], decides: bool) -> dict[str, Any]:
+    verdict = item.verdict if item.state == ItemState.DONE else None
+    status = item.verdict_status if verdict else platform.failed_label
+    may_decide = decides and status in (VerdictStatus.APPROVED, VerdictStatus.REJECTED)
+    return {
+        "id": item.transaction_id,
+        "ai_audit_status": status,
+        "note": verdict or {"status": "failed", "error_code": item.error_code, "error": item.error},
+        "rejected_by": verdict["rejected_by"] if verdict else [],
+        "warned_by": verdict["warned_by"] if verdict else [],
+        "tokens": _tokens(item),
+        "new_status": status if may_decide else None,
+    }
+
+
+def _tokens(item: Row[Any]) -> dict[str, Any] | None:
+    if item.input_tokens is None and item.output_tokens is None:
+        return None
+    return {
+        "input_tokens": item.input_tokens,
+        "output_tokens": item.output_tokens,
+        "total_tokens": (item.input_tokens or 0) + (item.output_tokens or 0),
+        "cached_input_tokens": item.cached_tokens,
+    }
+
+
+_AUDIT: Final = Rows(
+    "audits",
+    transaction_id=BigInteger(),
+    organization_id=BigInteger(),
+    audit_notes=JsonValue,
+    audit_status=String(50),
+    ai_audit_status=String(50),
+    processing_time_ms=Integer(),
+    token_usage=JsonValue,
+    model_version=String(100),
+)
+
+
+def _write_audits(
+    connection: Connection, writable: Sequence[Row[Any]], statuses: dict[int, str | None], moment: datetime
+) -> dict[int, int]:
+    values = [
+        {
+            "transaction_id": item.transaction_id,
+            "organization_id": item.organization_id,
+            "audit_notes": item.verdict,
+            "audit_status": statuses.get(item.transaction_id),
+            "ai_audit_status": item.verdict_status,
+            "processing_time_ms": item.latency_ms,
+            "token_usage": _tokens(item),
+            "model_version": (item.model or "")[:100] or None,
+        }
+        for item in writable
+        if item.state == ItemState.DONE
+    ]
+    if not values:
+        return {}
+    new = _AUDIT.table(connection)
+    at = literal(moment, UtcDateTime())
+    source = select(
+        *(new.c[name] for name in _AUDIT.columns),
+        literal(False, Boolean),
+        literal("ai_async", Text),
+        literal(True, Boolean),
+        at,
+        at,
+    )
+    columns = [*_AUDIT.columns, "by_human", "audit_type", "is_active", "created_date", "updated_date"]
+    written = connection.execute(
+        insert(transaction_audits)
+        .from_select(columns, source, include_defaults=False)
+        .returning(transaction_audits.c.transaction_id, transaction_audits.c.id),
+        _AUDIT.fill(connection, values),
+    )
+    return dict(written.tuples().all())
+
+
+_PUBLISHED: Final = Rows(
+    "published",
+    audit_history_id=BigInteger(),
+    transaction_id=BigInteger(),
+    audit_record_id=BigInteger(),
+)
+
+
+def _mark_published(
+    connection: Connection, writable: Sequence[Row[Any]], records: dict[int, int], moment: datetime
+) -> None:
+    values = [
+        {
+            "audit_history_id": item.audit_history_id,
+            "transaction_id": item.transaction_id,
+            "audit_record_id": records.get(item.transaction_id),
+        }
+        for item in writable
+    ]
+    new = _PUBLISHED.table(connection)
+    connection.execute(
+        update(items)
+        .where(items.c.audit_history_id == new.c.audit_history_id, items.c.transaction_id == new.c.transaction_id)
+        .values(published_at=moment, audit_record_id=new.c.audit_record_id),
+        _PUBLISHED.fill(connection, values),
+    )
+
+
+def _count(connection: Connection, writable: Sequence[Row[Any]]) -> None:
+    """Add to our counters, and show them in the platform's rows where nobody holds those."""
+    added: dict[int, dict[str, int]] = {}
+    for item in writable:
+        count = added.setdefault(item.audit_history_id, {"processed": 0, "approved": 0, "rejected": 0})
+        count["processed"] += 1
+        count["approved"] += item.verdict_status == VerdictStatus.APPROVED
+        count["rejected"] += item.verdict_status == VerdictStatus.REJECTED
+    for audit_history_id, count in added.items():
+        totals = connection.execute(
+            update(batches)
+            .where(batches.c.audit_history_id == audit_history_id)
+            .values({name: batches.c[name] + number for name, number in count.items()})
+            .returning(batches.c.processed, batches.c.approved, batches.c.rejected)
+        ).one()
+        free = (
+            select(history.c.id)
+            .where(history.c.id == audit_history_id)
+            .with_for_update(key_share=True, skip_locked=True)
+        )
+        connection.execute(
+            update(history)
+            .where(history.c.id.in_(free.scalar_subquery()))
+            .values(processed_transactions=totals[0], approved_count=totals[1], rejected_count=totals[2])
+        )
+
+
+def _ask_again(connection: Connection, edited: Sequence[Row[Any]], moment: datetime) -> None:
+    for item in edited:
+        given_up = item.edits + 1 > MOST_EDITS
+        connection.execute(
+            update(items)
+            .where(items.c.audit_history_id == item.audit_history_id, items.c.transaction_id == item.transaction_id)
+            .values(
+                state=(ItemState.FAILED if given_up else ItemState.READY).value,
+                error_code=ErrorCode.EDITED.value if given_up else None,
+                error=EDITED_MESSAGE if given_up else None,
+                edits=item.edits + 1,
+                call_id=item.call_id if given_up else None,
+                available_at=moment,
+                verdict=None,
+                verdict_status=None,
+                input_digest=None,
+            )
+        )
+
+
+def _skip(connection: Connection, skipped: Collection[tuple[Row[Any], SkipReason]], moment: datetime) -> None:
+    for item, reason in skipped:
+        connection.execute(
+            update(items)
+            .where(items.c.audit_history_id == item.audit_history_id, items.c.transaction_id == item.transaction_id)
+            .values(state=ItemState.SKIPPED.value, skip_reason=reason.value, settled_at=moment)
+        )
+
+
+_LEFT_ALONE: Final = tuple(
+    reason.value for reason in (SkipReason.FOREIGN, SkipReason.NOT_FOUND, SkipReason.DELETED, SkipReason.DECIDED)
+)
+
+
+def put_back(connection: Connection, audit_history_id: int) -> bool:
+    """Set the batch's still `queued` transactions back to `null`, so that they can be queued again; False: some are
+    held.
+
+    Those that people decided or deleted, that belong to others, or that another open batch works on, stay as they are.
+    """
+    other = items.alias("other")
+    live_elsewhere = exists().where(
+        other.c.transaction_id == items.c.transaction_id,
+        other.c.audit_history_id != items.c.audit_history_id,
+        live(other),
+    )
+    left = (
+        select(items.c.transaction_id)
+        .where(
+            items.c.audit_history_id == audit_history_id,
+            or_(
+                items.c.skip_reason.is_(None),
+                items.c.skip_reason.not_in(_LEFT_ALONE),
+            ),
+            ~live_elsewhere,
+        )
+        .scalar_subquery()
+    )
+    still_queued = and_(transactions.c.id.in_(left), cast(transactions.c.ai_audit_status, Text) == "queued")
+    free = select(transactions.c.id).where(still_queued).with_for_update(key_share=True, skip_locked=True)
+    connection.execute(
+        update(transactions)
+        .where(transactions.c.id.in_(free))
+        .values(ai_audit_status=cast(literal("null"), AuditStatus))
+    )
+    return not connection.execute(select(exists().where(still_queued))).scalar_one()

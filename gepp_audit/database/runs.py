@@ -1,0 +1,114 @@
+"""The rows that tell who works: one per run, and one per host for its idle ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gepp_audit.database.engine import now
+from gepp_audit.database.tables import IS_CALLING, calls, items, runs
+from gepp_audit.model import RunIdentity
+
+#: a run that has not reported for so long does not keep the next one away
+BUSY_SECONDS: Final = 60.0
+
+
+def tick(connection: Connection, identity: RunIdentity) -> None:
+    """Note an idle tick of this host: one row, however often."""
+    moment = now(connection)
+    times = dict.fromkeys(("started_at", "reported_at", "finished_at"), moment)
+    values = _values(identity) | times | {"id": f"tick:{identity.host}", "outcome": "idle"}
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(runs).values(values)
+    changed = {name: statement.excluded[name] for name in values if name not in ("id", "started_at")}
+    connection.execute(statement.on_conflict_do_update(index_elements=[runs.c.id], set_=changed))
+
+
+def start(connection: Connection, identity: RunIdentity) -> None:
+    """Note that a run begins."""
+    moment = now(connection)
+    connection.execute(
+        insert(runs).values(_values(identity) | {"id": identity.run_id, "started_at": moment, "reported_at": moment})
+    )
+
+
+def _values(identity: RunIdentity) -> dict[str, Any]:
+    return {
+        "host": identity.host,
+        "boot_id": identity.boot_id,
+        "pid_namespace": identity.pid_namespace,
+        "pid": identity.pid,
+        "pid_started_at": identity.pid_started_at,
+        "version": identity.version,
+    }
+
+
+def unfinished(connection: Connection, host: str) -> list[tuple[RunIdentity, bool]]:
+    """The runs of this host that have not ended, each with whether it keeps the next one away (reported lately, not
+    draining).
+    """
+    recent = now(connection) - timedelta(seconds=BUSY_SECONDS)
+    found = connection.execute(select(runs).where(runs.c.host == host, runs.c.finished_at.is_(None)))
+    return [(_identity(row), row.draining_at is None and row.reported_at > recent) for row in found]
+
+
+def _identity(row: Any) -> RunIdentity:
+    return RunIdentity(
+        run_id=row.id,
+        host=row.host,
+        boot_id=row.boot_id,
+        pid_namespace=row.pid_namespace,
+        pid=row.pid,
+        pid_started_at=row.pid_started_at,
+        version=row.version,
+    )
+
+
+def bury(connection: Connection, run_ids: Iterable[str]) -> int:
+    """End runs whose process is gone, and their leases with them; returns how many calls had been in flight."""
+    dead = list(run_ids)
+    if not dead:
+        return 0
+    moment = now(connection)
+    connection.execute(
+        update(runs).where(runs.c.id.in_(dead), runs.c.finished_at.is_(None)).values(finished_at=moment, outcome="died")
+    )
+    theirs = select(calls.c.id).where(calls.c.run_id.in_(dead), calls.c.outcome.is_(None)).scalar_subquery()
+    ended = connection.execute(
+        update(items)
+        .where(IS_CALLING, items.c.call_id.in_(theirs))
+        .values(lease_until=moment - timedelta(microseconds=1))
+    )
+    return ended.rowcount
+
+
+def report(connection: Connection, run_id: str, counts: dict[str, Any]) -> None:
+    """Note that the run lives, and how far it is."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(reported_at=now(connection), counts=counts))
+
+
+def drain(connection: Connection, run_id: str) -> None:
+    """Note that the run claims nothing more: the next one may start beside it."""
+    connection.execute(update(runs).where(runs.c.id == run_id).values(draining_at=now(connection)))
+
+
+def finish(connection: Connection, run_id: str, outcome: str, counts: dict[str, Any]) -> None:
+    """Note that the run ended, and how."""
+    moment = now(connection)
+    connection.execute(
+        update(runs)
+        .where(runs.c.id == run_id)
+        .values(finished_at=moment, reported_at=moment, outcome=outcome, counts=counts)
+    )
+
+
+def latest(connection: Connection) -> datetime | None:
+    """When any host last reported, or None: never."""
+    moment: datetime | None = connection.execute(
+        select(runs.c.reported_at).order_by(runs.c.reported_at.desc()).limit(1)
+    ).scalar_one_or_none()
+    return moment

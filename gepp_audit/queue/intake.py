@@ -1,0 +1,68 @@
+"""Steps 1 to 3 of the data's way: new batches are discovered and fanned out, and what people withdrew is let go.
+
+Each batch is a transaction of its own, so that a big one keeps nobody waiting. What is there to do is read first: a
+look that finds nothing writes nothing.
+"""
+
+from __future__ import annotations
+
+from gepp_audit import logs
+from gepp_audit.database import batches
+from gepp_audit.database.engine import Database
+from gepp_audit.database.platform import Platform
+from gepp_audit.queue.options import RunOptions, Summary
+
+#: a batch of 100,000 transactions takes a few seconds
+_FAN_OUT_TIMEOUT_MS = 300_000
+
+
+def take_up(database: Database, platform: Platform, options: RunOptions, summary: Summary) -> bool:
+    """Discover, fan out and reconcile; True: there is something new to claim."""
+    statuses, organizations = options.batch_statuses, options.organizations
+    new, waiting, withdrawn = database.read(
+        lambda connection: (
+            batches.undiscovered(connection, statuses, organizations),
+            batches.waiting_for_fan_out(connection, organizations),
+            batches.withdrawn(connection, statuses),
+        )
+    )
+    if new:
+        database.write(lambda connection: batches.discover(connection, statuses, organizations))
+        waiting = database.read(lambda connection: batches.waiting_for_fan_out(connection, organizations))
+    for audit_history_id in withdrawn:
+        _withdraw(database, audit_history_id, summary)
+    ready = [
+        _fan_out(database, platform, audit_history_id, summary)
+        for audit_history_id in waiting
+        if audit_history_id not in withdrawn
+    ]
+    return any(ready)
+
+
+def _fan_out(database: Database, platform: Platform, audit_history_id: int, summary: Summary) -> int:
+    done = database.write(
+        lambda connection: batches.fan_out(connection, platform, audit_history_id),
+        statement_timeout_ms=_FAN_OUT_TIMEOUT_MS,
+    )
+    if done is None:
+        return 0
+    summary.skipped += done.skipped
+    summary.taken_up += done.total
+    tell = logs.warning if done.error else logs.info
+    tell(
+        "batch_fanned_out",
+        audit_history_id=audit_history_id,
+        organization_id=done.organization_id,
+        total=done.total,
+        ready=done.ready,
+        skipped=done.skipped,
+        error=done.error,
+    )
+    return done.ready
+
+
+def _withdraw(database: Database, audit_history_id: int, summary: Summary) -> None:
+    skipped = database.write(lambda connection: batches.withdraw(connection, audit_history_id))
+    if skipped is not None:
+        summary.skipped += skipped
+        logs.info("batch_withdrawn", audit_history_id=audit_history_id, skipped=skipped)

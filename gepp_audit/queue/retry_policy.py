@@ -1,0 +1,69 @@
+"""What a failed call means for its item: pure, `decide(failure, counters) -> Decision`.
+
+Backoff is "full jitter" (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015): a uniform wait in [0,
+min(longest, first * 2^waits)]. Example: first 2 s, after 3 waits: somewhere in 0 to 16 s; the provider's own wish, if
+longer, wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from gepp_audit.model import ErrorCode, Failure, FailureKind, ItemState
+
+#: the longest wait between two calls for one item, in seconds
+LONGEST_BACKOFF: Final = 300.0
+#: how long a provider may be down or throttle before an item is given up, since its first failure
+LONGEST_OUTAGE: Final = timedelta(hours=24)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counters:
+    """What an item has been through."""
+
+    attempts: int
+    waits: int
+    first_failed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What becomes of the item: READY again after `delay` seconds, or FAILED."""
+
+    state: ItemState
+    code: ErrorCode
+    message: str
+    delay: float = 0.0
+    #: the failure cost one of the attempts
+    attempt: bool = False
+    #: the failure was a wait for the provider
+    wait: bool = False
+
+
+def decide(
+    failure: Failure, counters: Counters, *, moment: datetime, chance: float, max_attempts: int, first_backoff: float
+) -> Decision:
+    """What follows from `failure` for an item with these counters.
+
+    `moment`: now. `chance`: uniform in [0, 1). `first_backoff`: seconds.
+    """
+    if failure.kind is FailureKind.RETRY:
+        return _wait(failure, counters, moment, chance, first_backoff)
+    if failure.kind is FailureKind.ANSWER:
+        spent = counters.attempts + 1 >= max_attempts
+        state = ItemState.FAILED if spent else ItemState.READY
+        return Decision(state=state, code=failure.code, message=failure.message, attempt=True)
+    if failure.kind is FailureKind.ITEM:
+        return Decision(state=ItemState.FAILED, code=failure.code, message=failure.message)
+    return Decision(state=ItemState.READY, code=failure.code, message=failure.message)
+
+
+def _wait(failure: Failure, counters: Counters, moment: datetime, chance: float, first_backoff: float) -> Decision:
+    if counters.first_failed_at is not None and moment - counters.first_failed_at > LONGEST_OUTAGE:
+        message = f"The provider did not answer for 24 hours; last: {failure.message}"
+        return Decision(state=ItemState.FAILED, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, wait=True)
+    jitter = chance * min(LONGEST_BACKOFF, first_backoff * 2.0 ** min(counters.waits, 30))
+    delay = max(jitter, failure.retry_after or 0.0)
+    return Decision(state=ItemState.READY, code=failure.code, message=failure.message, delay=delay, wait=True)

@@ -1,0 +1,369 @@
+"""One run of the queue, from the first look to the last batch it can end: the eight steps of the data's way.
+
+    discover → fan out → reconcile → claim → ask → settle → publish → close
+
+`intake` does the first three, `writeback` the last two; between them a loop settles what has arrived and claims as many
+items as slots are free (one transaction: its commit frees the slots and takes them again), and asks those at once.
+Every way of starting the queue calls `process_queue`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from sqlalchemy import Connection
+
+from gepp_audit import logs
+from gepp_audit.audit.prompt import PROMPT_VERSION
+from gepp_audit.database import batches, items, limits, runs
+from gepp_audit.database.engine import Database
+from gepp_audit.database.platform import Platform, detect
+from gepp_audit.database.settling import Settlement, settle
+from gepp_audit.model import CallOutcome, CallResult, Claim, ErrorCode, ItemState, RunIdentity
+from gepp_audit.provider.openai_client import clock
+from gepp_audit.queue import asking, intake, judging, liveness, writeback
+from gepp_audit.queue.claiming import Claimed, Claimer
+from gepp_audit.queue.options import Listener, Outcome, Provider, RunOptions, Silence, Summary
+from gepp_audit.queue.stopping import Stop
+
+#: a run goes on while something is due within so many seconds
+_DUE_WITHIN: Final = 10.0
+#: after the first answer, so long is waited for its neighbours: they share one transaction
+_LINGER: Final = 0.003
+#: a claimed call that could not be sent within so many seconds is released: the process was frozen
+_SEND_WITHIN: Final = 2.0
+#: so many calls are settled and claimed in one turn: the first of a wave of answers need not wait for the last
+_TURN: Final = 8
+_PUBLISH_EVERY: Final = 1.0
+_SWEEP_EVERY: Final = 5.0
+_REPORT_EVERY: Final = 10.0
+#: where the last claim found less than it wanted, the next look comes after so many seconds
+_LOOK_AGAIN: Final = 0.5
+#: a paid answer is held in memory for so long while the database is out of reach
+_PATIENCE: Final = 120.0
+
+
+def process_queue(
+    database: Database,
+    options: RunOptions,
+    open_provider: Callable[[], Provider],
+    *,
+    stop: Stop,
+    listener: Listener | None = None,
+) -> Summary:
+    """Do what is due and return what was done. Safe to start at any time, on any number of hosts.
+
+    `open_provider` is called only where there is something to do, ahead of the queries of the work, so that it may load
+    beside them; the caller closes what it opened. OperatorError: the database cannot be used.
+    """
+    began = time.monotonic()
+    identity = liveness.identify(options.host)
+    summary = Summary(run_id=identity.run_id)
+    if not database.read(lambda connection: batches.anything_open(connection, options.batch_statuses)):
+        database.write(lambda connection: runs.tick(connection, identity))
+        return summary
+    summary.busy_run = database.write(lambda connection: _begin(connection, identity))
+    if summary.busy_run is not None:
+        summary.outcome = Outcome.BUSY
+        return summary
+    provider = open_provider()
+    with logs.bound(run_id=summary.run_id):
+        run = Run(database, options, provider, summary, stop, listener or Silence(), began)
+        try:
+            run.work()
+        finally:
+            run.end()
+    return summary
+
+
+def _begin(connection: Connection, identity: RunIdentity) -> str | None:
+    """Note this run, and bury those of this host whose process is gone; or name the run that keeps this one away."""
+    limits.lock(connection)
+    others = runs.unfinished(connection, identity.host)
+    dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
+    in_flight = runs.bury(connection, dead)
+    if dead:
+        logs.warning("runs_buried", run_ids=dead, calls_in_flight=in_flight)
+    busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
+    if busy:
+        return busy[0]
+    runs.start(connection, identity)
+    return None
+
+
+class Run:
+    """One run at work: the state that its steps share."""
+
+    def __init__(
+        self,
+        database: Database,
+        options: RunOptions,
+        provider: Provider,
+        summary: Summary,
+        stop: Stop,
+        listener: Listener,
+        began: float,
+    ) -> None:
+        self.database = database
+        self.options = options
+        self.provider = provider
+        self.summary = summary
+        self.stop = stop
+        self.listener = listener
+        self.began = began
+        self.platform: Platform = database.read(detect)
+        terms = items.CallTerms(
+            run_id=summary.run_id,
+            engine=options.engine,
+            model=options.model,
+            prompt_version=PROMPT_VERSION,
+            lease_seconds=options.call_timeout + options.lease_margin,
+        )
+        self.prompts = asking.Prompts()
+        #: the calls under way, by call id
+        self.asked: dict[int, asking.Asked] = {}
+        #: results that wait for their turn
+        self.arrivals: deque[CallResult] = deque()
+        #: settlements that need no answer, for the next transaction
+        self.unasked: list[Settlement] = []
+        self.claimer = Claimer(terms, options.organizations, options.max_batches)
+        self.seen: set[int] = set()
+        self.draining = False
+        #: where the last claim found all slots' worth, 0; else when to look again (monotonic)
+        self.look_at = 0.0
+        #: the last claim found something: a run ends only after one that found nothing
+        self.found_some = False
+        #: when the next waiting item may be claimed (monotonic), None: none waits
+        self.due_at: float | None = began
+        self.unpublished = True
+        #: after this a claimed call must not leave any more (provider's clock)
+        self.send_before = 0.0
+        self.last = dict.fromkeys(("publish", "sweep", "report"), time.monotonic())
+
+    def work(self) -> None:
+        """Go on until nothing is due, a stop was asked for, the time is up, or the provider refuses us."""
+        logs.info("run_started", model=self.options.model, concurrency=self.options.concurrency)
+        intake.take_up(self.database, self.platform, self.options, self.summary)
+        while True:
+            settlements = self.arrived()
+            self.notice_stop()
+            self.ask(self.settle_and_claim(settlements))
+            self.write_back()
+            self.listener.progress(self.summary, len(self.asked), self.summary.taken_up)
+            if not self.asked and not self.unasked and not self.more_to_do():
+                break
+        self.write_back(at_last=True)
+
+    # -- settle and claim ----------------------------------------------------------------------------------------------
+
+    def arrived(self) -> list[Settlement]:
+        """Wait for answers, a little longer for their neighbours, and judge them."""
+        if self.asked and not self.arrivals:
+            self.arrivals.extend(self.provider.wait(self._seconds_to_wait()))
+        if self.arrivals and len(self.arrivals) < min(_TURN, len(self.asked)):
+            time.sleep(_LINGER)
+            self.arrivals.extend(self.provider.wait(0))
+        results = [self.arrivals.popleft() for _ in range(min(_TURN, len(self.arrivals)))]
+        settlements, self.unasked = self.unasked, []
+        moment = self.claimer.moment()
+        for result in results:
+            self._count(result)
+            asked = self.asked.pop(result.call_id)
+            judged = judging.settlement(result, asked, self.options, moment=moment, chance=random.random())
+            settlements.append(judged)
+        return settlements
+
+    def settle_and_claim(self, settlements: Sequence[Settlement]) -> list[Claim]:
+        """Steps 6 and 4 in one transaction: what has arrived is settled, and as many items as slots are free are
+        claimed.
+        """
+        slots = self._free_slots()
+        if not settlements and not slots:
+            return []
+        report = self._due("report", _REPORT_EVERY)
+
+        def turn(connection: Connection) -> tuple[set[int], Claimed | None]:
+            taken = settle(connection, settlements)
+            self._tell_gate(connection, settlements)
+            if report:
+                runs.report(connection, self.summary.run_id, self.summary.as_json())
+            claimed = self.claimer.claim(connection, slots, nothing_under_way=not self.asked) if slots else None
+            self.send_before = clock() + _SEND_WITHIN
+            return taken, claimed
+
+        taken, claimed = self.database.write(turn, patience=_PATIENCE)
+        for settlement in settlements:
+            self._tell(settlement, settlement.call_id in taken)
+            if settlement.state is ItemState.READY:
+                self._expect_in(settlement.delay)
+        if claimed is None:
+            return []
+        self._note_claim(claimed, slots)
+        return claimed.claims
+
+    def _free_slots(self) -> int:
+        if self._stopping() or self.claimer.alone_call in self.asked or time.monotonic() < self.look_at:
+            return 0
+        free = self.options.concurrency - len(self.asked)
+        if self.options.max_transactions is not None:
+            free = min(free, self.options.max_transactions - len(self.seen))
+        return min(free, _TURN)
+
+    def _note_claim(self, claimed: Claimed, slots: int) -> None:
+        now = time.monotonic()
+        self.claimer.note(claimed)
+        if self.options.max_transactions is not None:
+            self.seen.update(claim.transaction_id for claim in claimed.claims)
+            self.draining = self.draining or len(self.seen) >= self.options.max_transactions
+        if claimed.blocked_reason is not None and not claimed.claims:
+            self.summary.block_reason, self.summary.block_detail = claimed.blocked_reason, claimed.blocked_detail
+        self.found_some = bool(claimed.claims)
+        self.look_at = 0.0 if len(claimed.claims) == slots else now + _LOOK_AGAIN
+        self.due_at = None if claimed.seconds_to_due is None else now + claimed.seconds_to_due
+
+    def _expect_in(self, seconds: float) -> None:
+        """Something becomes claimable so many seconds from now."""
+        due_at = time.monotonic() + seconds
+        self.due_at = due_at if self.due_at is None else min(self.due_at, due_at)
+        self.look_at = min(self.look_at, due_at)
+
+    def _tell_gate(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
+        """What these answers say of the provider itself holds for all hosts."""
+        refused = [one for one in settlements if one.outcome is CallOutcome.BLOCK]
+        if refused:
+            limits.block(connection, refused[0].error_code or ErrorCode.REQUEST_REJECTED, refused[0].error or "")
+        elif self.claimer.blocked and any(one.outcome in _ANSWERED for one in settlements):
+            limits.unblock(connection)
+            self.claimer.blocked = False
+        waits = [one.throttle for one in settlements if one.throttle is not None]
+        if waits:
+            limits.throttle(connection, max(waits))
+
+    # -- ask -----------------------------------------------------------------------------------------------------------
+
+    def ask(self, claims: Sequence[Claim]) -> None:
+        """Step 5: load what was claimed, build its prompts, and send them; no transaction is open."""
+        if not claims:
+            return
+        requests, unasked = asking.prepare(
+            self.database, self.platform, self.prompts, claims, self.options, self.send_before
+        )
+        self.unasked += unasked
+        for request, asked in requests:
+            self.asked[request.call_id] = asked
+            self.provider.submit(request)
+
+    # -- publish and close ---------------------------------------------------------------------------------------------
+
+    def write_back(self, *, at_last: bool = False) -> None:
+        """Steps 7 and 8, and a new look at the platform, each when it is time."""
+        quiet = not self.asked
+        if self.unpublished and (at_last or quiet or self._due("publish", _PUBLISH_EVERY)):
+            again = writeback.publish_settled(self.database, self.platform, self.summary)
+            self.unpublished = False
+            if again:
+                self._expect_in(0.0)
+        if at_last or quiet or self._due("sweep", _SWEEP_EVERY):
+            self.sweep()
+
+    def sweep(self) -> bool:
+        """Close what is finished and take up what is new; True: there is something new."""
+        writeback.close_finished(self.database, self.platform, self.options, self.summary)
+        if self._stopping() or not intake.take_up(self.database, self.platform, self.options, self.summary):
+            return False
+        self._expect_in(0.0)
+        return True
+
+    # -- when to stop --------------------------------------------------------------------------------------------------
+
+    def notice_stop(self) -> None:
+        """Drain when a signal came or the time is up; give up what is in flight when the grace is over."""
+        out_of_time = self.options.max_seconds is not None and time.monotonic() - self.began > self.options.max_seconds
+        if (out_of_time or self.stop.requested) and not self.draining:
+            self.draining = True
+            self.database.write(lambda connection: runs.drain(connection, self.summary.run_id), patience=_PATIENCE)
+        if self.stop.out_of_patience and self.asked:
+            self.provider.abandon()
+            self.unasked += [judging.abandoned(asked.claim) for asked in self.asked.values()]
+            self.asked.clear()
+
+    def more_to_do(self) -> bool:
+        """Nothing is in flight: whether to go on, after waiting for what is due soon."""
+        if self._stopping():
+            return False
+        if self.found_some:
+            self._expect_in(0.0)
+        if self.due_at is None:
+            return self.sweep()
+        wait = max(self.due_at, self.look_at) - time.monotonic()
+        if wait > _DUE_WITHIN:
+            return self.sweep()
+        self.stop.sleep(max(wait, 0.0))
+        return True
+
+    def _stopping(self) -> bool:
+        return self.draining or self.stop.requested or self.summary.block_reason is not None
+
+    def end(self) -> None:
+        """Tell how it ended, also where an error ended it."""
+        summary = self.summary
+        summary.seconds = time.monotonic() - self.began
+        if summary.block_reason is not None:
+            summary.outcome = Outcome.BLOCKED
+        elif self.stop.requested:
+            summary.outcome = Outcome.INTERRUPTED
+        else:
+            summary.outcome = Outcome.PROCESSED
+
+        def finish(connection: Connection) -> int:
+            runs.finish(connection, summary.run_id, summary.outcome.value, summary.as_json())
+            return batches.count_open(connection, self.options.organizations)
+
+        summary.batches_in_progress = self.database.write(finish)
+        logs.info("run_finished", **{name: value for name, value in summary.as_json().items() if name != "run_id"})
+
+    # -- small ones ----------------------------------------------------------------------------------------------------
+
+    def _seconds_to_wait(self) -> float:
+        if self.found_some and self._free_slots():
+            return 0.0
+        wait = 1.0
+        if self.due_at is not None and len(self.asked) < self.options.concurrency and not self._stopping():
+            wait = min(wait, max(self.due_at, self.look_at) - time.monotonic())
+        return max(wait, 0.0)
+
+    def _due(self, what: str, every: float) -> bool:
+        now = time.monotonic()
+        if now - self.last[what] < every:
+            return False
+        self.last[what] = now
+        return True
+
+    def _count(self, result: CallResult) -> None:
+        summary, usage = self.summary, result.usage
+        summary.calls += result.sent
+        summary.input_tokens += usage.input_tokens or 0
+        summary.output_tokens += usage.output_tokens or 0
+        summary.cached_tokens += usage.cached_tokens or 0
+
+    def _tell(self, settlement: Settlement, taken: bool) -> None:
+        """One canonical line per settled call, and the counts that follow from it."""
+        summary = self.summary
+        used = settlement.usage.input_tokens is not None or settlement.usage.output_tokens is not None
+        if used:
+            both = summary.cost is not None and settlement.cost is not None
+            summary.cost = summary.cost + settlement.cost if both else None  # type: ignore[operator] # both are decimals
+        summary.retries += settlement.attempt or settlement.wait
+        summary.released += settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
+        summary.skipped += settlement.state is ItemState.SKIPPED
+        self.unpublished = True
+        if settlement.outcome is CallOutcome.BLOCK and summary.block_reason is None:
+            summary.block_reason, summary.block_detail = settlement.error_code, settlement.error
+        judging.tell(settlement, taken)
+
+
+_ANSWERED: Final = (CallOutcome.VERDICT, CallOutcome.ANSWER, CallOutcome.ITEM)

@@ -1,0 +1,64 @@
+"""How a run is told to stop: by a signal, by its time, or by a refusing provider.
+
+The first SIGTERM or SIGINT stops the claiming; what is paid for is waited for, at most `GRACE_SECONDS`. The second one
+leaves at once: whatever was in flight is seen to be gone by the next run of this host, or ends with its lease.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+GRACE_SECONDS: Final = 20.0
+
+
+class Stop:
+    """Whether, and since when, a run is to stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._since = 0.0
+        self._arrived = threading.Event()
+        self._wake: Callable[[], None] | None = None
+
+    def install(self) -> None:
+        """Let SIGTERM and SIGINT of this process arrive here."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def wake_with(self, wake: Callable[[], None]) -> None:
+        """What interrupts the run where it waits."""
+        self._wake = wake
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        self._since = time.monotonic()
+        self._arrived.set()
+        if self._wake is not None:
+            self._wake()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but no longer than until a signal arrives."""
+        self._arrived.wait(seconds)
+
+    @property
+    def requested(self) -> bool:
+        """A signal has arrived."""
+        return self.signal is not None
+
+    @property
+    def out_of_patience(self) -> bool:
+        """The grace for calls in flight is over."""
+        return self.signal is not None and time.monotonic() - self._since > GRACE_SECONDS
+
+    @property
+    def exit_code(self) -> int:
+        """130 or 143, as a shell expects after a signal."""
+        return 128 + (self.signal or 0)

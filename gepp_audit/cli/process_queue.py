@@ -1,0 +1,202 @@
+"""`gepp-audit process-queue`: the line in the crontab, and the same by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gepp_audit.cli.app import App, is_terminal
+from gepp_audit.cli.options import COUNT, SECONDS, json_option, organizations_option
+from gepp_audit.cli.render import Result, Table
+from gepp_audit.errors import OperatorError
+
+if TYPE_CHECKING:
+    from gepp_audit.provider.openai_client import OpenAIClient
+    from gepp_audit.queue.forecast import Forecast
+    from gepp_audit.queue.options import Listener, RunOptions, Summary
+    from gepp_audit.queue.stopping import Stop
+    from gepp_audit.settings import Settings
+
+#: what to do about each reason of a block
+_FIXES = {
+    "key_rejected": "Set a valid OPENAI_API_KEY; the next run tries it by itself, at the latest after a minute.",
+    "quota_exhausted": "Add credit or raise the limit at the provider; the next run tries it by itself.",
+    "model_unavailable": "Set GEPP_AUDIT_MODEL to a model that this key may use; the next run tries it by itself.",
+    "request_rejected": "Correct GEPP_AUDIT_MODEL or OPENAI_BASE_URL; the next run tries it by itself.",
+}
+
+
+@click.command("process-queue")
+@click.option("--max-batches", type=COUNT, metavar="N", help="Work on at most N batches, oldest first.")
+@click.option("--max-transactions", type=COUNT, metavar="N", help="Ask about at most N transactions.")
+@click.option("--max-seconds", type=SECONDS, metavar="S", help="Take no more work after S seconds.")
+@click.option("--concurrency", type=COUNT, metavar="N", help="Calls under way at the same time.")
+@organizations_option
+@click.option("--model", metavar="M", help="Ask this model.")
+@click.option("--dry-run", is_flag=True, help="Show what there is to do and what it would cost; buy nothing.")
+@click.option("--progress/--no-progress", default=None, help="Draw a progress bar; default: at a terminal.")
+@json_option
+@click.pass_obj
+def process_queue(
+    app: App,
+    max_batches: int | None,
+    max_transactions: int | None,
+    max_seconds: float | None,
+    concurrency: int | None,
+    organizations: tuple[int, ...],
+    model: str | None,
+    dry_run: bool,
+    progress: bool | None,
+) -> Result:
+    """Audit what is queued, write the verdicts back, and close the batches.
+
+    Safe to start at any time and on any number of hosts; silent where there is nothing to do.
+    """
+    settings = app.load(max_seconds=max_seconds, concurrency=concurrency, model=model)
+    database = app.open_database()
+    try:
+        options = _options(settings, organizations, max_batches, max_transactions)
+        if dry_run:
+            from gepp_audit.queue.forecast import forecast
+
+            return _forecast_result(forecast(database, options))
+        from gepp_audit.queue.run import process_queue as run_queue
+        from gepp_audit.queue.stopping import Stop
+
+        stop = Stop()
+        stop.install()
+        with _provider(settings, stop) as open_provider, _listener(progress) as listener:
+            summary = run_queue(database, options, open_provider, stop=stop, listener=listener)
+    finally:
+        database.close()
+    return _result(summary, stop, quiet=not is_terminal(sys.stderr))
+
+
+def _options(
+    settings: Settings, organizations: tuple[int, ...], max_batches: int | None, max_transactions: int | None
+) -> RunOptions:
+    from gepp_audit.audit.pricing import parse_overrides
+    from gepp_audit.queue.options import RunOptions
+
+    return RunOptions(
+        model=settings.model,
+        engine="openai",
+        concurrency=settings.concurrency,
+        call_timeout=settings.call_timeout,
+        lease_margin=settings.lease_margin,
+        max_attempts=settings.max_attempts,
+        first_backoff=settings.backoff_seconds,
+        max_completion_tokens=settings.max_completion_tokens,
+        batch_statuses=settings.batch_statuses,
+        host=settings.host,
+        send_fields=settings.send_fields,
+        price_overrides=None if settings.prices is None else parse_overrides(settings.prices),
+        organizations=organizations,
+        max_batches=max_batches,
+        max_transactions=max_transactions,
+        max_seconds=settings.max_seconds,
+    )
+
+
+@contextlib.contextmanager
+def _provider(settings: Settings, stop: Stop) -> Iterator[Any]:
+    """How a run opens its provider, once it knows that there is work; closed here."""
+    opened: list[OpenAIClient] = []
+
+    def open_provider() -> OpenAIClient:
+        from gepp_audit.provider.openai_client import OpenAIClient
+
+        client = OpenAIClient(
+            api_key=settings.require_api_key(),
+            base_url=settings.openai_base_url,
+            call_timeout=settings.call_timeout,
+            concurrency=settings.concurrency,
+            model=settings.model,
+        )
+        opened.append(client)
+        client.prepare()
+        stop.wake_with(client.wake)
+        return client
+
+    try:
+        yield open_provider
+    finally:
+        for client in opened:
+            client.close()
+
+
+@contextlib.contextmanager
+def _listener(progress: bool | None) -> Iterator[Listener | None]:
+    if not (is_terminal(sys.stderr) if progress is None else progress):
+        yield None
+        return
+    from gepp_audit.cli.progress import progress_bar
+
+    with progress_bar() as listener:
+        yield listener
+
+
+def _result(summary: Summary, stop: Stop, *, quiet: bool) -> Result:
+    if summary.block_reason is not None:
+        raise OperatorError(
+            f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}",
+            fix=_FIXES.get(summary.block_reason, 'Run "gepp-audit stuck".'),
+            code=summary.block_reason.value,
+        )
+    code = stop.exit_code if stop.requested else 3 if summary.batches_failed else 0
+    if quiet:
+        said: tuple[str, ...] = ()
+        if summary.batches_failed:
+            said = (f"{summary.batches_failed} batch(es) ended failed; see “gepp-audit show”.",)
+        return Result(data=summary.as_json(), text=said, exit_code=code)
+    return Result(data=summary.as_json(), text=_say(summary), exit_code=code)
+
+
+def _say(summary: Summary) -> list[str | Table]:
+    if summary.outcome == "idle":
+        return ["Nothing to do."]
+    if summary.outcome == "busy":
+        return [f"Another run of this host is at work ({summary.busy_run}); it does what there is to do."]
+    cost = "unknown" if summary.cost is None else f"{summary.cost:.4f} USD"
+    tokens = summary.input_tokens + summary.output_tokens
+    lines: list[str | Table] = [
+        f"{summary.approved} approved, {summary.rejected} rejected, {summary.undecided} undecided, "
+        f"{summary.failed} failed, {summary.skipped} skipped.",
+        f"{summary.calls} calls ({summary.retries} to be repeated), {tokens} tokens "
+        f"({summary.cached_tokens} from the prompt cache), cost {cost}, {summary.seconds:.1f} s.",
+        f"Batches: {summary.batches_completed} completed, {summary.batches_failed} failed, "
+        f"{summary.batches_in_progress} still in progress.",
+    ]
+    if summary.outcome == "interrupted":
+        lines.append(f"Stopped by a signal; {summary.released} calls were released.")
+    return lines
+
+
+def _forecast_result(expected: Forecast) -> Result:
+    rows = [
+        (
+            batch.audit_history_id,
+            batch.organization_id,
+            batch.calls,
+            batch.input_tokens,
+            batch.output_tokens,
+            batch.cost,
+        )
+        for batch in expected.batches
+    ]
+    if not rows:
+        return Result(data=expected.as_json(), text=("Nothing to do.",))
+    told = expected.as_json()
+    cost = "an unknown sum" if expected.cost is None else f"about {expected.cost:.4f} USD"
+    return Result(
+        data=told,
+        text=(
+            Table(columns=("BATCH", "ORGANIZATION", "CALLS", "INPUT TOKENS", "OUTPUT TOKENS", "USD"), rows=rows),
+            f"{told['calls']} calls to {expected.model} would cost {cost} without the prompt cache, with it less. "
+            "Nothing was bought.",
+        ),
+    )

@@ -29,7 +29,7 @@ class Rows:
     anything that json can write; a key that a value lacks is NULL.
     """
 
-    def __init__(self, name: str, **columns: TypeEngine[Any]) -> None:
+    def __init__(self, name: str, /, **columns: TypeEngine[Any]) -> None:
         self.name = name
         self.columns = columns
 

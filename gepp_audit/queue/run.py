@@ -23,6 +23,7 @@ from gepp_audit.database import batches, items, limits, runs
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import Platform, detect
 from gepp_audit.database.settling import Settlement, settle
+from gepp_audit.errors import OperatorError
 from gepp_audit.model import CallOutcome, CallResult, Claim, ErrorCode, ItemState, RunIdentity
 from gepp_audit.provider.openai_client import clock
 from gepp_audit.queue import asking, intake, judging, liveness, writeback
@@ -32,12 +33,15 @@ from gepp_audit.queue.stopping import Stop
 
 #: a run goes on while something is due within so many seconds
 _DUE_WITHIN: Final = 10.0
-#: after the first answer, so long is waited for its neighbours: they share one transaction
-_LINGER: Final = 0.003
+#: after the first answer its neighbours are waited for so long at most, and only while they arrive this close together
+_LINGER: Final = 0.012
+_QUIET: Final = 0.002
 #: a claimed call that could not be sent within so many seconds is released: the process was frozen
 _SEND_WITHIN: Final = 2.0
 #: so many calls are settled and claimed in one turn: the first of a wave of answers need not wait for the last
 _TURN: Final = 8
+#: verdicts are published in small slices, since the answers that arrive meanwhile wait
+_PUBLISH_AT: Final = 25
 _PUBLISH_EVERY: Final = 1.0
 _SWEEP_EVERY: Final = 5.0
 _REPORT_EVERY: Final = 10.0
@@ -70,9 +74,12 @@ def process_queue(
     if summary.busy_run is not None:
         summary.outcome = Outcome.BUSY
         return summary
-    provider = open_provider()
     with logs.bound(run_id=summary.run_id):
-        run = Run(database, options, provider, summary, stop, listener or Silence(), began)
+        try:
+            run = Run(database, options, open_provider(), summary, stop, listener or Silence(), began)
+        except OperatorError:
+            database.write(lambda connection: runs.finish(connection, summary.run_id, "refused", summary.as_json()))
+            raise
         try:
             run.work()
         finally:
@@ -139,7 +146,8 @@ class Run:
         self.found_some = False
         #: when the next waiting item may be claimed (monotonic), None: none waits
         self.due_at: float | None = began
-        self.unpublished = True
+        #: items that this run settled since it last published; those that others left are published at the end
+        self.unpublished = 1
         #: after this a claimed call must not leave any more (provider's clock)
         self.send_before = 0.0
         self.last = dict.fromkeys(("publish", "sweep", "report"), time.monotonic())
@@ -164,9 +172,7 @@ class Run:
         """Wait for answers, a little longer for their neighbours, and judge them."""
         if self.asked and not self.arrivals:
             self.arrivals.extend(self.provider.wait(self._seconds_to_wait()))
-        if self.arrivals and len(self.arrivals) < min(_TURN, len(self.asked)):
-            time.sleep(_LINGER)
-            self.arrivals.extend(self.provider.wait(0))
+            self._gather()
         results = [self.arrivals.popleft() for _ in range(min(_TURN, len(self.arrivals)))]
         settlements, self.unasked = self.unasked, []
         moment = self.claimer.moment()
@@ -176,6 +182,15 @@ class Run:
             judged = judging.settlement(result, asked, self.options, moment=moment, chance=random.random())
             settlements.append(judged)
         return settlements
+
+    def _gather(self) -> None:
+        """Calls that left together come back together: wait for the neighbours of the first answer, they share a turn."""
+        enough, deadline = min(_TURN, len(self.asked)), time.monotonic() + _LINGER
+        while 0 < len(self.arrivals) < enough and time.monotonic() < deadline:
+            neighbours = self.provider.wait(_QUIET)
+            if not neighbours:
+                break
+            self.arrivals.extend(neighbours)
 
     def settle_and_claim(self, settlements: Sequence[Settlement]) -> list[Claim]:
         """Steps 6 and 4 in one transaction: what has arrived is settled, and as many items as slots are free are
@@ -262,11 +277,18 @@ class Run:
     def write_back(self, *, at_last: bool = False) -> None:
         """Steps 7 and 8, and a new look at the platform, each when it is time."""
         quiet = not self.asked
-        if self.unpublished and (at_last or quiet or self._due("publish", _PUBLISH_EVERY)):
+        if at_last or (quiet and self.unpublished):
             again = writeback.publish_settled(self.database, self.platform, self.summary)
-            self.unpublished = False
-            if again:
-                self._expect_in(0.0)
+            self.unpublished = 0
+        elif self.unpublished >= _PUBLISH_AT or (self.unpublished and self._due("publish", _PUBLISH_EVERY)):
+            again = writeback.publish_slice(
+                self.database, self.platform, self.summary, max(self.unpublished, _PUBLISH_AT)
+            )
+            self.unpublished = 0
+        else:
+            again = False
+        if again:
+            self._expect_in(0.0)
         if at_last or quiet or self._due("sweep", _SWEEP_EVERY):
             self.sweep()
 
@@ -360,7 +382,7 @@ class Run:
         summary.retries += settlement.attempt or settlement.wait
         summary.released += settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
         summary.skipped += settlement.state is ItemState.SKIPPED
-        self.unpublished = True
+        self.unpublished += settlement.state is not ItemState.READY
         if settlement.outcome is CallOutcome.BLOCK and summary.block_reason is None:
             summary.block_reason, summary.block_detail = settlement.error_code, settlement.error
         judging.tell(settlement, taken)

@@ -19,21 +19,30 @@ def publish_settled(database: Database, platform: Platform, summary: Summary) ->
     """Write back all that is settled, slice by slice; True: some transactions were edited and are asked again."""
     again = False
     while True:
-        done = database.write(lambda connection: publish.publish(connection, platform, input_digest, most=_SLICE))
-        for status in done.written.values():
-            _count(summary, status)
-        summary.skipped += len(done.skipped)
+        done = _publish(database, platform, summary, _SLICE)
         again = again or bool(done.edited)
-        if done.edited or done.skipped or done.locked:
-            logs.info(
-                "publish_held_back",
-                edited=done.edited,
-                skipped={str(id_): reason.value for id_, reason in done.skipped.items()},
-                locked=done.locked,
-            )
-        handled = len(done.written) + len(done.edited) + len(done.skipped)
-        if handled < _SLICE:
+        if len(done.written) + len(done.edited) + len(done.skipped) < _SLICE:
             return again
+
+
+def publish_slice(database: Database, platform: Platform, summary: Summary, most: int) -> bool:
+    """Write back at most so many items; True: some transactions were edited and are asked again."""
+    return bool(_publish(database, platform, summary, most).edited)
+
+
+def _publish(database: Database, platform: Platform, summary: Summary, most: int) -> publish.Published:
+    done = database.write(lambda connection: publish.publish(connection, platform, input_digest, most=most))
+    for status in done.written.values():
+        _count(summary, status)
+    summary.skipped += len(done.skipped)
+    if done.edited or done.skipped or done.locked:
+        logs.info(
+            "publish_held_back",
+            edited=done.edited,
+            skipped={str(id_): reason.value for id_, reason in done.skipped.items()},
+            locked=done.locked,
+        )
+    return done
 
 
 def _count(summary: Summary, status: str) -> None:

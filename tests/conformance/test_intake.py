@@ -1,0 +1,123 @@
+"""Discover, fan out, reconcile: on SQLite and on PostgreSQL, old and new platform."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import steps
+from tests.support.platforms import Platform
+
+
+@pytest.fixture
+def organization(platform: Platform) -> int:
+    platform.rule()
+    return platform.organization()
+
+
+def test_each_queued_transaction_of_a_batch_becomes_one_item(platform: Platform, organization: int) -> None:
+    ids = platform.transactions(organization, 5)
+    batch = platform.batch(organization, ids)
+    [done] = steps.take_up(platform)
+    assert (done.audit_history_id, done.total, done.ready, done.skipped) == (batch, 5, 5, 0)
+    assert steps.states(platform) == dict.fromkeys(ids, "ready")
+
+
+def test_taking_up_again_changes_nothing(platform: Platform, organization: int) -> None:
+    platform.batch(organization, platform.transactions(organization, 2))
+    steps.take_up(platform)
+    before = platform.rows("SELECT * FROM gepp_audit_items ORDER BY transaction_id")
+    assert steps.take_up(platform) == []
+    assert platform.rows("SELECT * FROM gepp_audit_items ORDER BY transaction_id") == before
+
+
+def test_ids_that_are_not_to_be_audited_are_skipped_with_their_reason(platform: Platform, organization: int) -> None:
+    stranger = platform.organization()
+    wanted = platform.transaction(organization)
+    foreign = platform.transaction(stranger)
+    unqueued = platform.transaction(organization, status="null")
+    deleted = platform.transaction(organization)
+    platform.execute("UPDATE transactions SET is_active = FALSE WHERE id = :id", id=deleted)
+    expected = {foreign: "foreign", unqueued: "not_queued", deleted: "deleted", 99_999: "not_found"}
+    if platform.is_new:
+        decided = platform.transaction(organization, is_user_audit=True)
+        expected[decided] = "decided_by_person"
+    platform.batch(organization, [wanted, wanted, *expected])
+    [done] = steps.take_up(platform)
+    assert (done.total, done.ready) == (len(expected) + 1, 1)
+    assert steps.skips(platform) == expected
+
+
+def test_a_transaction_that_two_batches_list_is_audited_in_the_first(platform: Platform, organization: int) -> None:
+    ids = platform.transactions(organization, 3)
+    first = platform.batch(organization, ids)
+    second = platform.batch(organization, ids)
+    steps.take_up(platform)
+    found = platform.rows("SELECT audit_history_id, state, skip_reason FROM gepp_audit_items")
+    assert {(row["audit_history_id"], row["state"], row["skip_reason"]) for row in found} == {
+        (first, "ready", None),
+        (second, "skipped", "in_other_batch"),
+    }
+
+
+def test_a_batch_of_an_organization_without_rules_fails_and_says_so(platform: Platform) -> None:
+    organization = platform.organization()
+    platform.rule("XX-01", organization=platform.organization())
+    ids = platform.transactions(organization, 2)
+    batch = platform.batch(organization, ids)
+    [done] = steps.take_up(platform)
+    assert done.error is not None
+    assert steps.claim(platform) == []
+    [closed] = steps.close_all(platform)
+    assert (closed.outcome, closed.failed) == ("failed", 2)
+    row = platform.history(batch)
+    assert (row["status"], row["error_message"]) == ("failed", done.error)
+    assert platform.labels(ids) == dict.fromkeys(ids, "null")
+
+
+def test_an_empty_batch_is_closed_as_completed(platform: Platform, organization: int) -> None:
+    batch = platform.batch(organization, [])
+    steps.take_up(platform)
+    [closed] = steps.close_all(platform)
+    assert (closed.outcome, closed.total) == ("completed", 0)
+    assert platform.history(batch)["audit_info"]["audit_results"] == []
+
+
+def test_a_pending_batch_is_taken_up_only_where_that_is_set(platform: Platform, organization: int) -> None:
+    batch = platform.batch(organization, platform.transactions(organization, 1), status="pending")
+    assert steps.take_up(platform) == []
+    assert len(steps.take_up(platform, ("in_progress", "pending"))) == 1
+    assert platform.history(batch)["status"] == "in_progress"
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "undone", "completed", "deleted", "gone"])
+def test_a_batch_that_people_ended_is_let_go(platform: Platform, organization: int, ending: str) -> None:
+    ids = platform.transactions(organization, 2)
+    batch = platform.batch(organization, ids)
+    steps.take_up(platform)
+    if ending == "gone":
+        platform.execute("DELETE FROM transaction_audit_history WHERE id = :id", id=batch)
+    elif ending == "deleted":
+        platform.execute("UPDATE transaction_audit_history SET deleted_date = started_at WHERE id = :id", id=batch)
+    else:
+        platform.execute(f"UPDATE transaction_audit_history SET status = '{ending}' WHERE id = :id", id=batch)
+    before = platform.rows("SELECT * FROM transaction_audit_history")
+    assert steps.reconcile(platform) == [2]
+    assert steps.skips(platform) == dict.fromkeys(ids, "batch_withdrawn")
+    assert platform.rows("SELECT * FROM transaction_audit_history") == before
+    assert platform.labels(ids) == dict.fromkeys(ids, "null")
+    assert platform.value("SELECT outcome FROM gepp_audit_batches") == "withdrawn"
+
+
+def test_a_paid_answer_to_a_withdrawn_batch_stays_in_the_ledger(platform: Platform, organization: int) -> None:
+    transaction = platform.transaction(organization)
+    batch = platform.batch(organization, [transaction])
+    steps.take_up(platform)
+    [claimed] = steps.claim(platform)
+    late = steps.verdict(platform, claimed)
+    platform.execute("UPDATE transaction_audit_history SET status = 'cancelled' WHERE id = :id", id=batch)
+    steps.reconcile(platform)
+    assert steps.settle_all(platform, [late]) == set()
+    call = platform.one("SELECT outcome, verdict, input_tokens FROM gepp_audit_calls")
+    assert (call["outcome"], call["verdict"]["status"], call["input_tokens"]) == ("superseded", "approved", 100)
+    assert steps.write_back(platform).written == {}
+    assert platform.labels([transaction]) == {transaction: "null"}

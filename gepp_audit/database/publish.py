@@ -186,17 +186,14 @@ def _write(connection: Connection, platform: Platform, writable: Sequence[Row[An
         "audit_tokens": new.c.tokens,
     }
     changes = {name: value for name, value in changes.items() if name in platform.transaction_columns}
-    statuses: dict[int, str | None] = dict(
-        connection.execute(
-            update(transactions)
-            .where(transactions.c.id == new.c.id)
-            .values(changes)
-            .returning(transactions.c.id, transactions.c.status),
-            _NEW.fill(connection, values),
-        )
-        .tuples()
-        .all()
+    written = connection.execute(
+        update(transactions)
+        .where(transactions.c.id == new.c.id)
+        .values(changes)
+        .returning(transactions.c.id, transactions.c.status),
+        _NEW.fill(connection, values),
     )
+    statuses: dict[int, str | None] = {row.id: row.status for row in written}
     records = _write_audits(connection, writable, statuses, moment) if platform.has_audits else {}
     _mark_published(connection, writable, records, moment)
     _count(connection, writable)
@@ -277,7 +274,7 @@ def _write_audits(
         .returning(transaction_audits.c.transaction_id, transaction_audits.c.id),
         _AUDIT.fill(connection, values),
     )
-    return dict(written.tuples().all())
+    return {row.transaction_id: row.id for row in written}
 
 
 _PUBLISHED: Final = Rows(

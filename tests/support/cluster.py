@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psycopg2
 
-from tests.support.secrets import DATABASE_PASSWORD
+from tests.support.secrets import TEST_DB_PASSWORD
 
 USER = "gepp"
 
@@ -36,7 +36,7 @@ class Cluster:
     process: subprocess.Popen[bytes]
 
     def url(self, database: str) -> str:
-        return f"postgresql://{USER}:{DATABASE_PASSWORD}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{USER}:{TEST_DB_PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Run a statement outside of any transaction."""
@@ -111,7 +111,7 @@ def _start(folder: Path) -> Cluster:
     binaries = _binaries(folder)
     runner = _runner()
     data, password = folder / "data", folder / "password"
-    password.write_text(DATABASE_PASSWORD)
+    password.write_text(TEST_DB_PASSWORD)
     data.mkdir()
     if runner is not None:
         for path in (data, password):

@@ -1,4 +1,7 @@
-"""What tests share: a PostgreSQL of their own, the platform's database in three kinds, a real server, real processes."""
+"""What tests share: a PostgreSQL of their own, the platform's database in three kinds, a simulator, real processes.
+
+At the end of a run every captured output and log is searched for the run's secrets: one that leaked fails the run.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,40 @@ from pathlib import Path
 
 import pytest
 
-from gepp_audit.database.engine import open_database
 from gepp_audit.database.migrate import initialize
-from tests.support.cluster import Cluster, running_cluster
-from tests.support.platforms import NEW, OLD, Platform
+from tests.support.outputs import new_output_file
+from tests.support.platform_schema import VERSIONS, platform_sql
+from tests.support.platforms import Platform
+from tests.support.postgres import PostgresServer, running_server
+from tests.support.processes import Programs, Simulator, running_simulator
+
+pytest_plugins = ["tests.support.leak_search"]
 
 _numbers = count(1)
 KINDS = ("sqlite", "postgresql-old", "postgresql-new")
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[PostgresServer]:
     """A PostgreSQL server with a template for each version of the platform: bare, and with our tables."""
-    with running_cluster() as started:
-        for version, statements in (("old", OLD), ("new", OLD + NEW)):
-            url = started.create(f"bare_{version}")
-            database = open_database(url)
-            for part in statements.split(";\n"):
-                if part.strip():
-                    database.write(lambda connection, part=part: connection.exec_driver_sql(part) and None)  # type: ignore[misc] # bound now
-            database.close()
-            initialize(started.create(f"ready_{version}", f"bare_{version}"))
-        yield started
+    with running_server(new_output_file("postgresql", ".log")) as server:
+        for version in VERSIONS:
+            server.create(f"bare_{version}")
+            server.execute(platform_sql(version), f"bare_{version}")
+            initialize(server.create(f"ready_{version}", f"bare_{version}"))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embedded_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file as `init-db` makes it."""
+    path = tmp_path_factory.mktemp("embedded") / "template.db"
+    initialize(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture
-def bare_platform(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Platform]:
+def bare_platform(request: pytest.FixtureRequest, cluster: PostgresServer) -> Iterator[Platform]:
     """A platform on PostgreSQL, old or new by the test's parameter, without our tables."""
     name = f"bare_copy_{next(_numbers)}"
     platform = Platform(cluster.create(name, f"bare_{request.param}"), request.param)
@@ -46,13 +57,14 @@ def bare_platform(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[
 def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platform]:
     """A platform with our tables: on SQLite, and old and new on PostgreSQL."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'platform.db'}"
-        initialize(url)
-        platform = Platform(url, "embedded")
+        template: Path = request.getfixturevalue("embedded_template")
+        path = tmp_path / "platform.db"
+        path.write_bytes(template.read_bytes())
+        platform = Platform(f"sqlite:///{path}", "embedded")
         yield platform
         platform.close()
         return
-    cluster: Cluster = request.getfixturevalue("cluster")
+    cluster: PostgresServer = request.getfixturevalue("cluster")
     version = request.param.removeprefix("postgresql-")
     name = f"copy_{next(_numbers)}"
     platform = Platform(cluster.create(name, f"ready_{version}"), version)
@@ -62,8 +74,22 @@ def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platfor
 
 
 @pytest.fixture
-def empty_postgresql_url(cluster: Cluster) -> Iterator[str]:
+def empty_postgresql_url(cluster: PostgresServer) -> Iterator[str]:
     """The address of a fresh, empty database."""
     name = f"empty_{next(_numbers)}"
     yield cluster.create(name)
     cluster.drop(name)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Runs and starts the program; what still runs when the test ends is killed."""
+    with Programs(home=tmp_path) as programs:
+        yield programs
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    """The bundled simulator, which answers at once and takes only the test's key."""
+    with running_simulator() as simulator:
+        yield simulator

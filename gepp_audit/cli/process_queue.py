@@ -64,7 +64,7 @@ def process_queue(
             from gepp_audit.queue.forecast import forecast
 
             return _forecast_result(forecast(database, options))
-        from gepp_audit.queue.run import process_queue as run_queue
+        from gepp_audit.queue.start import process_queue as run_queue
         from gepp_audit.queue.stopping import Stop
 
         stop = Stop()
@@ -79,9 +79,13 @@ def process_queue(
 def _options(
     settings: Settings, organizations: tuple[int, ...], max_batches: int | None, max_transactions: int | None
 ) -> RunOptions:
-    from gepp_audit.audit.pricing import parse_overrides
     from gepp_audit.queue.options import RunOptions
 
+    prices = None
+    if settings.prices is not None:
+        from gepp_audit.audit.pricing import parse_overrides
+
+        prices = parse_overrides(settings.prices)
     return RunOptions(
         model=settings.model,
         engine="openai",
@@ -94,7 +98,7 @@ def _options(
         batch_statuses=settings.batch_statuses,
         host=settings.host,
         send_fields=settings.send_fields,
-        price_overrides=None if settings.prices is None else parse_overrides(settings.prices),
+        price_overrides=prices,
         organizations=organizations,
         max_batches=max_batches,
         max_transactions=max_transactions,

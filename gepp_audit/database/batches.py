@@ -17,7 +17,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
-    Select,
     Text,
     case,
     cast,
@@ -39,6 +38,7 @@ from gepp_audit.database.platform import Platform, load_rules
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions
 from gepp_audit.database.publish import put_back
+from gepp_audit.database.runs import undiscovered_batches
 from gepp_audit.database.tables import IS_LIVE, batches, items
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import Batch, BatchOutcome, ErrorCode, ItemState, SkipReason
@@ -61,15 +61,6 @@ class FannedOut:
     error: str | None
 
 
-def anything_open(connection: Connection, statuses: Sequence[str]) -> bool:
-    """Whether a tick has anything to look at: a batch of ours that is not closed, or one of the platform's that we do
-    not know.
-    """
-    ours = exists().where(batches.c.closed_at.is_(None))
-    unknown = exists(_undiscovered(statuses))
-    return bool(connection.execute(select(or_(ours, unknown))).scalar_one())
-
-
 def discover(connection: Connection, statuses: Sequence[str], organizations: Sequence[int] = ()) -> int:
     """Take up the platform's open batches that we have not seen; returns how many.
 
@@ -77,7 +68,7 @@ def discover(connection: Connection, statuses: Sequence[str], organizations: Seq
     compare-and-swap.
     """
     found = connection.execute(
-        _undiscovered(statuses, organizations).order_by(history.c.started_at, history.c.id)
+        undiscovered_batches(statuses, organizations).order_by(history.c.started_at, history.c.id)
     ).all()
     if not found:
         return 0
@@ -94,15 +85,6 @@ def discover(connection: Connection, statuses: Sequence[str], organizations: Seq
         )
         taken += connection.execute(known.on_conflict_do_nothing()).rowcount
     return taken
-
-
-def _undiscovered(statuses: Sequence[str], organizations: Sequence[int] = ()) -> Select[Any]:
-    statement = select(history.c.id, history.c.organization_id, history.c.started_at, history.c.status).where(
-        history.c.status.in_(statuses),
-        history.c.deleted_date.is_(None),
-        ~exists().where(batches.c.audit_history_id == history.c.id),
-    )
-    return statement.where(history.c.organization_id.in_(organizations)) if organizations else statement
 
 
 def _flip(connection: Connection, audit_history_id: int, status: str) -> bool:
@@ -134,7 +116,7 @@ def waiting_for_fan_out(connection: Connection, organizations: Sequence[int] = (
 
 def undiscovered(connection: Connection, statuses: Sequence[str], organizations: Sequence[int] = ()) -> bool:
     """Whether the platform has an open batch that we have not seen."""
-    return bool(connection.execute(select(exists(_undiscovered(statuses, organizations)))).scalar_one())
+    return bool(connection.execute(select(exists(undiscovered_batches(statuses, organizations)))).scalar_one())
 
 
 def count_open(connection: Connection, organizations: Sequence[int] = ()) -> int:

@@ -1,16 +1,20 @@
-"""The rows that tell who works: one per run, and one per host for its idle ticks."""
+"""What a tick needs before there is any work: is there something to do, and who works already.
+
+One row per run, and one per host for its idle ticks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Select, exists, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gepp_audit.database.engine import now
-from gepp_audit.database.tables import IS_CALLING, calls, items, runs
+from gepp_audit.database.platform_tables import transaction_audit_history as history
+from gepp_audit.database.tables import IS_CALLING, batches, calls, items, runs
 from gepp_audit.model import RunIdentity
 
 #: a run that has not reported for so long does not keep the next one away
@@ -112,3 +116,19 @@ def latest(connection: Connection) -> datetime | None:
         select(runs.c.reported_at).order_by(runs.c.reported_at.desc()).limit(1)
     ).scalar_one_or_none()
     return moment
+
+
+def anything_open(connection: Connection, statuses: Sequence[str]) -> bool:
+    """Whether a tick has anything to look at: a batch of ours that is not closed, or one that we have not seen."""
+    ours = exists().where(batches.c.closed_at.is_(None))
+    return bool(connection.execute(select(or_(ours, exists(undiscovered_batches(statuses))))).scalar_one())
+
+
+def undiscovered_batches(statuses: Sequence[str], organizations: Sequence[int] = ()) -> Select[Any]:
+    """The platform's open batches that we have not seen: the query."""
+    statement = select(history.c.id, history.c.organization_id, history.c.started_at, history.c.status).where(
+        history.c.status.in_(statuses),
+        history.c.deleted_date.is_(None),
+        ~exists().where(batches.c.audit_history_id == history.c.id),
+    )
+    return statement.where(history.c.organization_id.in_(organizations)) if organizations else statement

@@ -4,7 +4,7 @@
 
 `intake` does the first three, `writeback` the last two; between them a loop settles what has arrived and claims as many
 items as slots are free (one transaction: its commit frees the slots and takes them again), and asks those at once.
-Every way of starting the queue calls `process_queue`.
+`start.process_queue` begins a run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -23,12 +23,11 @@ from gepp_audit.database import batches, items, limits, runs
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import Platform, detect
 from gepp_audit.database.settling import Settlement, settle
-from gepp_audit.errors import OperatorError
-from gepp_audit.model import CallOutcome, CallResult, Claim, ErrorCode, ItemState, RunIdentity
-from gepp_audit.provider.openai_client import clock
-from gepp_audit.queue import asking, intake, judging, liveness, writeback
+from gepp_audit.model import CallOutcome, CallResult, Claim, ErrorCode, ItemState
+from gepp_audit.provider.clock import clock
+from gepp_audit.queue import asking, intake, judging, writeback
 from gepp_audit.queue.claiming import Claimed, Claimer
-from gepp_audit.queue.options import Listener, Outcome, Provider, RunOptions, Silence, Summary
+from gepp_audit.queue.options import Listener, Outcome, Provider, RunOptions, Summary
 from gepp_audit.queue.stopping import Stop
 
 #: a run goes on while something is due within so many seconds
@@ -49,57 +48,6 @@ _REPORT_EVERY: Final = 10.0
 _LOOK_AGAIN: Final = 0.5
 #: a paid answer is held in memory for so long while the database is out of reach
 _PATIENCE: Final = 120.0
-
-
-def process_queue(
-    database: Database,
-    options: RunOptions,
-    open_provider: Callable[[], Provider],
-    *,
-    stop: Stop,
-    listener: Listener | None = None,
-) -> Summary:
-    """Do what is due and return what was done. Safe to start at any time, on any number of hosts.
-
-    `open_provider` is called only where there is something to do, ahead of the queries of the work, so that it may load
-    beside them; the caller closes what it opened. OperatorError: the database cannot be used.
-    """
-    began = time.monotonic()
-    identity = liveness.identify(options.host)
-    summary = Summary(run_id=identity.run_id)
-    if not database.read(lambda connection: batches.anything_open(connection, options.batch_statuses)):
-        database.write(lambda connection: runs.tick(connection, identity))
-        return summary
-    summary.busy_run = database.write(lambda connection: _begin(connection, identity))
-    if summary.busy_run is not None:
-        summary.outcome = Outcome.BUSY
-        return summary
-    with logs.bound(run_id=summary.run_id):
-        try:
-            run = Run(database, options, open_provider(), summary, stop, listener or Silence(), began)
-        except OperatorError:
-            database.write(lambda connection: runs.finish(connection, summary.run_id, "refused", summary.as_json()))
-            raise
-        try:
-            run.work()
-        finally:
-            run.end()
-    return summary
-
-
-def _begin(connection: Connection, identity: RunIdentity) -> str | None:
-    """Note this run, and bury those of this host whose process is gone; or name the run that keeps this one away."""
-    limits.lock(connection)
-    others = runs.unfinished(connection, identity.host)
-    dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
-    in_flight = runs.bury(connection, dead)
-    if dead:
-        logs.warning("runs_buried", run_ids=dead, calls_in_flight=in_flight)
-    busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
-    if busy:
-        return busy[0]
-    runs.start(connection, identity)
-    return None
 
 
 class Run:
@@ -184,7 +132,7 @@ class Run:
         return settlements
 
     def _gather(self) -> None:
-        """Calls that left together come back together: wait for the neighbours of the first answer, they share a turn."""
+        """Calls that left together come back together: wait for the first answer's neighbours, they share a turn."""
         enough, deadline = min(_TURN, len(self.asked)), time.monotonic() + _LINGER
         while 0 < len(self.arrivals) < enough and time.monotonic() < deadline:
             neighbours = self.provider.wait(_QUIET)

@@ -1,0 +1,73 @@
+"""How the queue is started, whoever starts it: cron, an operator, a schedule or a route all call `process_queue`.
+
+An idle tick comes here every minute on every host, so what only a working run needs is imported when there is work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from gepp_audit import logs
+from gepp_audit.database import limits, runs
+from gepp_audit.database.engine import Database
+from gepp_audit.errors import OperatorError
+from gepp_audit.model import RunIdentity
+from gepp_audit.queue import liveness
+from gepp_audit.queue.options import Listener, Outcome, Provider, RunOptions, Silence, Summary
+from gepp_audit.queue.stopping import Stop
+
+
+def process_queue(
+    database: Database,
+    options: RunOptions,
+    open_provider: Callable[[], Provider],
+    *,
+    stop: Stop,
+    listener: Listener | None = None,
+) -> Summary:
+    """Do what is due and return what was done. Safe to start at any time, on any number of hosts.
+
+    `open_provider` is called only where there is something to do, ahead of the queries of the work, so that it may load
+    beside them; the caller closes what it opened. OperatorError: the database cannot be used.
+    """
+    began = time.monotonic()
+    identity = liveness.identify(options.host)
+    summary = Summary(run_id=identity.run_id)
+    if not database.read(lambda connection: runs.anything_open(connection, options.batch_statuses)):
+        database.write(lambda connection: runs.tick(connection, identity))
+        return summary
+    summary.busy_run = database.write(lambda connection: _begin(connection, identity))
+    if summary.busy_run is not None:
+        summary.outcome = Outcome.BUSY
+        return summary
+    from gepp_audit.queue.run import Run
+
+    with logs.bound(run_id=summary.run_id):
+        try:
+            run = Run(database, options, open_provider(), summary, stop, listener or Silence(), began)
+        except OperatorError:
+            database.write(lambda connection: runs.finish(connection, summary.run_id, "refused", summary.as_json()))
+            raise
+        try:
+            run.work()
+        finally:
+            run.end()
+    return summary
+
+
+def _begin(connection: Connection, identity: RunIdentity) -> str | None:
+    """Note this run, and bury those of this host whose process is gone; or name the run that keeps this one away."""
+    limits.lock(connection)
+    others = runs.unfinished(connection, identity.host)
+    dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
+    in_flight = runs.bury(connection, dead)
+    if dead:
+        logs.warning("runs_buried", run_ids=dead, calls_in_flight=in_flight)
+    busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
+    if busy:
+        return busy[0]
+    runs.start(connection, identity)
+    return None

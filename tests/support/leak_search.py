@@ -1,0 +1,85 @@
+"""A pytest plugin: at the end of a run no output and no log may hold the run's secrets.
+
+Searched are the run's output folder (whatever processes and servers printed or logged), the log files that tests wrote
+below their `tmp_path`, and what pytest captured while tests ran in this process or in its workers. A leak is reported
+as one more failed test, after all others, so that no order of tests and no worker can hide it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.outputs import VARIABLE, new_output_file, output_folder
+from tests.support.secrets import leaks
+
+_NODE = "tests/support/leak_search.py::no secret stands in any output or log of this run"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open the run's output folder, before any worker starts and inherits its name."""
+    if not hasattr(config, "workerinput"):
+        temporary = not os.environ.get(VARIABLE)
+        config.pluginmanager.register(LeakSearch(config, temporary=temporary), "leak-search")
+
+
+class LeakSearch:
+    """The search of one run; lives in the process that collects the workers' reports."""
+
+    def __init__(self, config: pytest.Config, *, temporary: bool) -> None:
+        self._config = config
+        self._temporary = temporary
+        self._folder = output_folder()
+        self._captured = new_output_file("captured", ".txt")
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what was captured while a test ran."""
+        if report.sections:
+            with self._captured.open("a", encoding="utf-8", errors="replace") as file:
+                for title, text in report.sections:
+                    file.write(f"== {report.nodeid}: {title}\n{text}\n")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Search; all workers have ended."""
+        found = leaks(self._files())
+        if found:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            self._config.hook.pytest_runtest_logreport(report=_failure("\n".join(found)))
+
+    @pytest.hookimpl
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Tell where the outputs of a failed run are kept."""
+        if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+            terminalreporter.write_line(f"what the processes of this run printed: {self._folder}")
+            self._temporary = False
+
+    @pytest.hookimpl
+    def pytest_unconfigure(self) -> None:
+        """Leave nothing behind of a good run."""
+        if self._temporary:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.environ.pop(VARIABLE, None)
+
+    def _files(self) -> Iterator[Path]:
+        yield from (path for path in sorted(self._folder.rglob("*")) if path.is_file())
+        temporary: Path = self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined] # has no public name
+        for path in sorted(temporary.rglob("*log*")):
+            if path.is_file() and not path.is_symlink() and (".log" in path.name or path.name == "log"):
+                yield path
+
+
+def _failure(text: str) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=_NODE,
+        location=("tests/support/leak_search.py", 0, "no secret stands in any output or log of this run"),
+        keywords={},
+        outcome="failed",
+        longrepr=text,
+        when="call",
+    )

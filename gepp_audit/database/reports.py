@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Integer, and_, case, func, null, select
 from sqlalchemy.engine import Row
 
+from gepp_audit.database.batches import IN_PROGRESS
 from gepp_audit.database.engine import now
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.rows import among
@@ -205,7 +206,8 @@ def platform_batches(connection: Connection, ids: Iterable[int]) -> dict[int, Pl
 
 def _ours(connection: Connection, statuses: Sequence[str]) -> Sequence[Any]:
     """Our open batches, each with whether the platform still wants it."""
-    wanted = and_(history.c.deleted_date.is_(None), history.c.status.in_(statuses))
+    # whatever status it was discovered in, it is in progress since
+    wanted = and_(history.c.deleted_date.is_(None), history.c.status.in_({*statuses, IN_PROGRESS}))
     return connection.execute(
         select(
             batches.c.audit_history_id.label("id"),

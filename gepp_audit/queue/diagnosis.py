@@ -36,6 +36,8 @@ RUN_SILENT_SECONDS: Final = 60.0
 _DEATHS_WITHIN: Final = timedelta(hours=1)
 #: an expected end further away than this is none
 _FARTHEST_END: Final = timedelta(days=365)
+#: how a run ends that could not begin
+REFUSED: Final = "refused"
 #: in `Diagnosis.fix`, where the ids of the batches stand
 _IDS: Final = "{ids}"
 
@@ -348,6 +350,9 @@ def _unknown(case: _Case) -> Diagnosis:
     if not batch.wanted:
         seen = "The platform has cancelled, undone, deleted or closed this batch; the next run lets it go."
         return _not_known(seen, 'Run "gepp-audit process-queue".')
+    if case.pending and case.queue.runs and case.queue.runs[0].outcome == REFUSED:
+        seen = "The last run could not begin to work: something that it needs is not set, an API key for example."
+        return _not_known(seen, f"{capital(by_hand)}.")
     if batch.fanned_out_at is None:
         seen = "Runs report, but none has taken up this batch: they may be told to work for other organizations or "
         seen += "statuses only, or the platform holds its row."

@@ -1,0 +1,157 @@
+"""How `stuck` looks: a monitoring plugin's line with a table under it, or Prometheus' text exposition.
+
+The line is `STATUS - text | perfdata` (Monitoring Plugins Development Guidelines, "Plugin Output for Nagios").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from gepp_audit.cli.render import Table
+from gepp_audit.plain_text import printable
+from gepp_audit.queue.diagnosis import Cause, Status
+from gepp_audit.queue.wording import counted, listed, span
+
+if TYPE_CHECKING:
+    from gepp_audit.errors import OperatorError
+    from gepp_audit.queue.inspecting import Report, Stuck
+
+_PREFIX: Final = "gepp_audit_stuck"
+_COLUMNS: Final = ("BATCH", "ORG", "AGE", "CAUSE", "READY", "CALLING", "DONE", "FAILED", "SKIPPED")
+
+
+def as_table(report: Report) -> list[str | Table]:
+    """What a person reads, and a monitor the first line of."""
+    blocks: list[str | Table] = [_plugin_line(report)]
+    if report.stuck:
+        blocks.append(Table(columns=_COLUMNS, rows=[_row(stuck) for stuck in report.stuck]))
+    blocks += [line for group in _alike(report.stuck) for line in _told(group)]
+    for ended in report.ended:
+        how = "was deleted" if ended.deleted else f"is not open: its status is {ended.status or 'empty'}"
+        blocks.append(f"Batch {ended.audit_history_id} {how}, so it is not stuck.")
+    return blocks
+
+
+def _plugin_line(report: Report) -> str:
+    number = len(report.stuck)
+    older = "" if report.older_than == 0 else f" for more than {span(timedelta(seconds=report.older_than))}"
+    if not number:
+        opened = counted(report.open_batches, "batch", "batches")
+        text = f"no batch is open{older}" if not report.ended else "none of these batches is open"
+        text += f" ({opened} open in all)"
+    else:
+        causes = ", ".join(
+            f"{count} {cause}{f' ({reason})' if reason else ''}"
+            for (cause, reason), count in report.causes.most_common()
+        )
+        text = f"{counted(number, 'batch is', 'batches are')} open{older}: {causes}"
+    oldest = max((stuck.age for stuck in report.stuck), default=0)
+    return _one_line(f"{report.status.value.upper()} - {text}", f"stuck={number} oldest={oldest}s")
+
+
+def _one_line(text: str, perfdata: str) -> str:
+    """The bar ends the text of a plugin's line, so there is none in it."""
+    return f"{printable(text, one_line=True).replace('|', '/')} | {perfdata}"
+
+
+def _row(stuck: Stuck) -> tuple[Any, ...]:
+    batch = stuck.batch
+    return (
+        batch.audit_history_id,
+        batch.organization_id,
+        span(timedelta(seconds=stuck.age)),
+        stuck.diagnosis.cause.value,
+        *stuck.transactions.values(),
+    )
+
+
+def _alike(stuck: Sequence[Stuck]) -> list[list[Stuck]]:
+    """Batches that are told the same, together."""
+    groups: dict[tuple[str, str], list[Stuck]] = {}
+    for one in stuck:
+        groups.setdefault((one.diagnosis.explanation, one.diagnosis.fix), []).append(one)
+    return list(groups.values())
+
+
+def _told(group: Sequence[Stuck]) -> Iterable[str]:
+    ids = tuple(one.batch.audit_history_id for one in group)
+    diagnosis = group[0].diagnosis
+    yield f"Batch{'' if len(ids) == 1 else 'es'} {listed(ids)}: {diagnosis.explanation}"
+    yield f"  → {diagnosis.fix_for(*ids)}"
+
+
+def unknown_line(error: OperatorError) -> list[str]:
+    """What a monitor reads where nothing could be looked at."""
+    return [f"{Status.UNKNOWN.value.upper()} - {printable(error.message, one_line=True).replace('|', '/')}", error.fix]
+
+
+# -- prometheus --------------------------------------------------------------------------------------------------------
+
+
+def as_prometheus(report: Report) -> str:
+    """The same as metrics (Prometheus' "Text-based format", 0.0.4)."""
+    known = dict.fromkeys((cause.value for cause in Cause), 0)
+    for (cause, _), count in report.causes.items():
+        known[cause] += count
+    batches = [(_labels(stuck), stuck) for stuck in report.stuck]
+    return "\n".join(
+        [
+            *_metric("status", "0 ok, 1 warning, 2 critical, 3 unknown.", [({}, report.status.exit_code)]),
+            *_metric("open_batches", "Batches that are open, of any age.", [({}, report.open_batches)]),
+            *_metric("older_than_seconds", "The age from which an open batch is stuck.", [({}, report.older_than)]),
+            *_metric("batches", "Stuck batches by cause.", [({"cause": name}, count) for name, count in known.items()]),
+            *_metric("batch_age_seconds", "Age of a stuck batch.", [(labels, stuck.age) for labels, stuck in batches]),
+            *_metric(
+                "batch_transactions",
+                "Transactions of a stuck batch by state.",
+                [
+                    ({**labels, "state": state}, count)
+                    for labels, stuck in batches
+                    for state, count in stuck.transactions.items()
+                ],
+            ),
+            *_metric(
+                "batch_rate_per_minute",
+                "Transactions settled a minute in a batch that is slow.",
+                [
+                    (labels, round(stuck.diagnosis.rate, 3))
+                    for labels, stuck in batches
+                    if stuck.diagnosis.rate is not None
+                ],
+            ),
+        ]
+    )
+
+
+def unknown_prometheus() -> str:
+    """The metrics where nothing could be looked at."""
+    return "\n".join(_metric("status", "0 ok, 1 warning, 2 critical, 3 unknown.", [({}, Status.UNKNOWN.exit_code)]))
+
+
+def _labels(stuck: Stuck) -> dict[str, str]:
+    batch, diagnosis = stuck.batch, stuck.diagnosis
+    return {
+        "audit_history_id": str(batch.audit_history_id),
+        "organization_id": str(batch.organization_id),
+        "cause": diagnosis.cause.value,
+        "reason": diagnosis.reason or "",
+    }
+
+
+def _metric(name: str, what: str, samples: Sequence[tuple[Mapping[str, str], float]]) -> list[str]:
+    full = f"{_PREFIX}_{name}"
+    head = [f"# HELP {full} {what}", f"# TYPE {full} gauge"]
+    return head + [f"{full}{_in_braces(labels)} {value}" for labels, value in samples]
+
+
+def _in_braces(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return f"{{{','.join(pairs)}}}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

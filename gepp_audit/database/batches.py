@@ -250,10 +250,10 @@ def _insert_skipped(connection: Connection, platform: Platform, batch: Any, mome
     connection.execute(insert(items).from_select(columns, rest))
 
 
-def withdrawn(connection: Connection, statuses: Sequence[str]) -> list[int]:
+def withdrawn(connection: Connection) -> list[int]:
     """Our open batches that the platform cancelled, undid, deleted or closed: to be given to `withdraw`."""
     still_open = exists().where(
-        history.c.id == batches.c.audit_history_id, history.c.deleted_date.is_(None), history.c.status.in_(statuses)
+        history.c.id == batches.c.audit_history_id, history.c.deleted_date.is_(None), history.c.status == IN_PROGRESS
     )
     return list(
         connection.execute(

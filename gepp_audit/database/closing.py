@@ -7,7 +7,6 @@ and drops what the queue does not need any more. total = approved + rejected + u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from gepp_audit.database.batches import IN_PROGRESS
 from gepp_audit.database.engine import now
 from gepp_audit.database.json_functions import JsonFunctions, exact_sum
 from gepp_audit.database.platform import Platform
@@ -72,9 +72,7 @@ def finished(connection: Connection) -> list[int]:
     )
 
 
-def close(
-    connection: Connection, platform: Platform, audit_history_id: int, statuses: Sequence[str], engine: str
-) -> Closed | None:
+def close(connection: Connection, platform: Platform, audit_history_id: int, engine: str) -> Closed | None:
     """End the batch. None: it is not finished, somebody else ended it, or the platform holds a row of it: next time."""
     batch = connection.execute(
         select(batches)
@@ -86,7 +84,7 @@ def close(
         return None
     held = connection.execute(
         select(history.c.id)
-        .where(history.c.id == audit_history_id, history.c.deleted_date.is_(None), history.c.status.in_(statuses))
+        .where(history.c.id == audit_history_id, history.c.deleted_date.is_(None), history.c.status == IN_PROGRESS)
         .with_for_update(key_share=True, skip_locked=True)
     ).one_or_none()
     if held is None or not put_back(connection, audit_history_id):

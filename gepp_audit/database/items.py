@@ -103,6 +103,7 @@ def expire(connection: Connection, moment: datetime) -> int:
     return len(found)
 
 
+_CODES: Final = frozenset(code.value for code in ErrorCode)
 _KEYS: Final = Rows("keys", audit_history_id=BigInteger(), transaction_id=BigInteger())
 #: parameters of the kept statements below
 _MOMENT: Final = bindparam("claim_moment", type_=UtcDateTime())
@@ -271,7 +272,7 @@ def _dispatch(
             attempts=row.attempts,
             waits=row.waits,
             first_failed_at=row.first_failed_at,
-            error_code=None if row.error_code is None else ErrorCode(row.error_code),
+            error_code=ErrorCode(row.error_code) if row.error_code in _CODES else None,
         )
         for row in claimed
     ]

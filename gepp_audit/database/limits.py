@@ -62,10 +62,15 @@ def gate(connection: Connection) -> Gate:
     return _gate(connection.execute(select(limits).where(_GLOBAL)).one())
 
 
+def _reason(stored: str) -> ErrorCode:
+    """The reason of a block; one that only a newer version knows is some refusal all the same."""
+    return ErrorCode(stored) if stored in {code.value for code in ErrorCode} else ErrorCode.REQUEST_REJECTED
+
+
 def _gate(row: Row[Any]) -> Gate:
     return Gate(
         blocked_until=row.blocked_until,
-        blocked_reason=None if row.blocked_reason is None else ErrorCode(row.blocked_reason),
+        blocked_reason=None if row.blocked_reason is None else _reason(row.blocked_reason),
         blocked_detail=row.blocked_detail,
         blocked_at=row.blocked_at,
         throttled_until=row.throttled_until,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -46,6 +46,8 @@ from gepp_audit.model import ErrorCode, ItemState, SkipReason, Transaction, Verd
 
 #: how often a transaction that changes while its call runs is asked again
 MOST_EDITS: Final = 3
+#: what the platform holds is published so many seconds later at the earliest
+LOCKED_SECONDS: Final = 1.0
 EDITED_MESSAGE: Final = "The transaction was changed each time while it was audited."
 
 
@@ -82,13 +84,15 @@ def publish(
     if writable:
         _write(connection, platform, writable, moment)
     by_id = {item.transaction_id: item for item in waiting}
+    _wait(connection, [by_id[id_] for id_ in result.locked], moment)
     _ask_again(connection, [by_id[id_] for id_ in result.edited], moment)
     _skip(connection, [(by_id[id_], reason) for id_, reason in result.skipped.items()], moment)
     return result
 
 
 def _lock_unpublished(connection: Connection, most: int) -> Sequence[Row[Any]]:
-    some = select(items.c.audit_history_id).where(IS_UNPUBLISHED).limit(most).subquery()
+    due = and_(IS_UNPUBLISHED, items.c.available_at <= now(connection))
+    some = select(items.c.audit_history_id).where(due).limit(most).subquery()
     ours = (
         connection.execute(
             select(batches.c.audit_history_id)
@@ -111,7 +115,7 @@ def _lock_unpublished(connection: Connection, most: int) -> Sequence[Row[Any]]:
             func.coalesce(calls.c.model_answered, calls.c.model).label("model"),
         )
         .outerjoin_from(items, calls, calls.c.id == items.c.call_id)
-        .where(IS_UNPUBLISHED, among(connection, items.c.audit_history_id, ours))
+        .where(due, among(connection, items.c.audit_history_id, ours))
         .order_by(items.c.audit_history_id, items.c.transaction_id)
         .limit(most)
     ).all()
@@ -330,6 +334,22 @@ def _count(connection: Connection, writable: Sequence[Row[Any]]) -> None:
             .where(history.c.id.in_(free.scalar_subquery()))
             .values(processed_transactions=totals[0], approved_count=totals[1], rejected_count=totals[2])
         )
+
+
+def _wait(connection: Connection, locked: Sequence[Row[Any]], moment: datetime) -> None:
+    """What the platform holds is looked at again a little later, so that it keeps nothing else away."""
+    if not locked:
+        return
+    keys = _PUBLISHED.table(connection).c
+    connection.execute(
+        update(items)
+        .where(items.c.audit_history_id == keys.audit_history_id, items.c.transaction_id == keys.transaction_id)
+        .values(available_at=moment + timedelta(seconds=LOCKED_SECONDS)),
+        _PUBLISHED.fill(
+            connection,
+            [{"audit_history_id": item.audit_history_id, "transaction_id": item.transaction_id} for item in locked],
+        ),
+    )
 
 
 def _ask_again(connection: Connection, edited: Sequence[Row[Any]], moment: datetime) -> None:

@@ -83,7 +83,8 @@ def _enqueue(connection: Connection, platform: Platform, request: EnqueueRequest
     if request.transaction_ids is not None and len(queued) != len(chosen):
         taken = sorted(set(chosen) - set(queued))
         raise _refuse([enqueuing.Refused(transaction_id=id_, why="was taken at this moment") for id_ in taken])
-    status = IN_PROGRESS if IN_PROGRESS in request.batch_statuses else request.batch_statuses[0]
+    known = request.force or IN_PROGRESS in request.batch_statuses
+    status = IN_PROGRESS if known else request.batch_statuses[0]
     size = request.batch_size or max(len(queued), 1)
     batches = tuple(
         enqueuing.insert_batch(

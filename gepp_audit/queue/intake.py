@@ -23,7 +23,7 @@ def take_up(database: Database, platform: Platform, options: RunOptions, summary
         lambda connection: (
             batches.undiscovered(connection, statuses, organizations),
             batches.waiting_for_fan_out(connection, organizations),
-            batches.withdrawn(connection, statuses),
+            batches.withdrawn(connection),
         )
     )
     if new:

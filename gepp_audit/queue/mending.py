@@ -144,7 +144,7 @@ def _close(
             time.sleep(_CLOSE_PAUSE_SECONDS)
             writeback.publish_settled(database, platform, Summary(run_id=""))
         closed = database.write(
-            lambda connection: closing.close(connection, platform, audit_history_id, statuses, engine),
+            lambda connection: closing.close(connection, platform, audit_history_id, engine),
             statement_timeout_ms=_LONG_MS,
         )
         if closed is not None:

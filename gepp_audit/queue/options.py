@@ -41,6 +41,8 @@ class Outcome(StrEnum):
     PROCESSED = "processed"
     INTERRUPTED = "interrupted"
     BLOCKED = "blocked"
+    #: an error ended it; stands in `gepp_audit_runs` alone
+    FAILED = "failed"
 
 
 @dataclass(slots=True)

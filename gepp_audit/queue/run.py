@@ -145,9 +145,9 @@ class Run:
         claimed.
         """
         slots = self._free_slots()
-        if not settlements and not slots:
-            return []
         report = self._due("report", _REPORT_EVERY)
+        if not settlements and not slots and not report:
+            return []
 
         def turn(connection: Connection) -> tuple[set[int], Claimed | None]:
             taken = settle(connection, settlements)
@@ -278,16 +278,11 @@ class Run:
     def _stopping(self) -> bool:
         return self.draining or self.stop.requested or self.summary.block_reason is not None
 
-    def end(self) -> None:
-        """Tell how it ended, also where an error ended it."""
+    def end(self, outcome: Outcome | None = None) -> None:
+        """Note how it ended. `outcome`: where an error ended it."""
         summary = self.summary
         summary.seconds = time.monotonic() - self.began
-        if summary.block_reason is not None:
-            summary.outcome = Outcome.BLOCKED
-        elif self.stop.requested:
-            summary.outcome = Outcome.INTERRUPTED
-        else:
-            summary.outcome = Outcome.PROCESSED
+        summary.outcome = outcome or self._outcome()
 
         def finish(connection: Connection) -> int:
             runs.finish(connection, summary.run_id, summary.outcome.value, summary.as_json())
@@ -295,6 +290,11 @@ class Run:
 
         summary.batches_in_progress = self.database.write(finish)
         logs.info("run_finished", **{name: value for name, value in summary.as_json().items() if name != "run_id"})
+
+    def _outcome(self) -> Outcome:
+        if self.summary.block_reason is not None:
+            return Outcome.BLOCKED
+        return Outcome.INTERRUPTED if self.stop.requested else Outcome.PROCESSED
 
     # -- small ones ----------------------------------------------------------------------------------------------------
 

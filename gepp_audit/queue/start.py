@@ -5,6 +5,7 @@ An idle tick comes here every minute on every host, so what only a working run n
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -53,8 +54,11 @@ def process_queue(
             raise
         try:
             run.work()
-        finally:
-            run.end()
+        except BaseException:
+            with contextlib.suppress(OperatorError):  # the error itself is what must be told
+                run.end(Outcome.FAILED)
+            raise
+        run.end()
     return summary
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from gepp_audit import logs
 from gepp_audit.audit.transaction import input_digest
 from gepp_audit.database import closing, publish
@@ -61,9 +63,7 @@ def close_finished(database: Database, platform: Platform, options: RunOptions, 
     ended = 0
     for audit_history_id in database.read(closing.finished):
         closed = database.write(
-            lambda connection, id_=audit_history_id: closing.close(  # type: ignore[misc] # bound now, not at the call
-                connection, platform, id_, options.batch_statuses, options.engine
-            ),
+            partial(closing.close, platform=platform, audit_history_id=audit_history_id, engine=options.engine),
             statement_timeout_ms=_CLOSE_TIMEOUT_MS,
         )
         if closed is None:

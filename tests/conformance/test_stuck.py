@@ -17,6 +17,7 @@ from gepp_audit.queue.inspecting import Question, Report, Stuck, inspect
 from gepp_audit.queue.mending import GivenUp, Requeued, give_up, requeue
 from tests.support import steps
 from tests.support.platforms import Platform
+from tests.support.waiting import wait_until
 
 HOST = "worker-1"
 
@@ -394,7 +395,7 @@ def test_what_the_platform_holds_is_left_to_the_next_run(platform: Platform, bat
             Cause.UNKNOWN,
             True,
         )
-    steps.write_back(platform)
+    wait_until(lambda: steps.write_back(platform).written)
     [closed] = steps.close_all(platform)
     assert (closed.audit_history_id, closed.failed) == (batch, 3)
 

@@ -14,6 +14,7 @@ from gepp_audit.database.engine import parse_url
 from gepp_audit.model import Claim
 from tests.support import steps
 from tests.support.platforms import Platform
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -154,7 +155,8 @@ def test_a_closed_batch_tells_what_became_of_each_transaction(platform: Platform
         "cost_usd": 0.0005, "model": "m-1-2026", "engine": "openai",
     }  # fmt: skip
     assert [(entry["status"], entry["rejected_by"], entry["tokens"]) for entry in info["audit_results"]] == [
-        ("approved", [], 120), ("rejected", ["DC-01"], 120), ("no_action", [], 120), ("failed", [], 0), ("skipped", [], 120),
+        ("approved", [], 120), ("rejected", ["DC-01"], 120), ("no_action", [], 120), ("failed", [], 0),
+        ("skipped", [], 120),
     ]  # fmt: skip
     if platform.is_new:
         ids = platform.rows("SELECT id FROM transaction_audits ORDER BY id")
@@ -239,7 +241,7 @@ def test_what_the_platform_holds_is_left_for_the_next_time_and_nothing_waits(
         done = steps.write_back(platform)
         assert (done.locked, list(done.written)) == ([first], [second])
         assert steps.close_all(platform) == []
-    assert list(steps.write_back(platform).written) == [first]
+    assert list(wait_until(lambda: steps.write_back(platform).written)) == [first]
     with held(platform, f"UPDATE transaction_audit_history SET status = status WHERE id = {batch}"):
         assert steps.close_all(platform) == []
     assert len(steps.close_all(platform)) == 1

@@ -54,8 +54,9 @@ class LeakSearch:
 
     @pytest.hookimpl
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Tell where the outputs of a failed run are kept."""
-        if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        """Tell where the outputs of a failed run are kept, if there is more than pytest shows itself."""
+        failed = terminalreporter.stats.get("failed") or terminalreporter.stats.get("error")
+        if failed and any(path.stat().st_size for path in self._folder.iterdir() if path != self._captured):
             terminalreporter.write_line(f"what the processes of this run printed: {self._folder}")
             self._temporary = False
 

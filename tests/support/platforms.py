@@ -1,4 +1,4 @@
-"""The platform's database in its two versions, written from its description, with all that bites; and a few rows for it."""
+"""A platform's database with a few rows for tests, written by plain SQL as the platform itself would."""
 
 from __future__ import annotations
 
@@ -228,7 +228,8 @@ class Platform:
 
     def transactions(self, organization: int, count: int, *, status: str = "queued", **columns: Any) -> list[int]:
         """`count` transactions with a record each; returns their ids."""
-        rows, records = [], []
+        rows: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         for _ in range(count):
             id_ = self._id("transactions")
             rows.append(
@@ -241,15 +242,15 @@ class Platform:
             )  # fmt: skip
             record = {
                 "id": id_ * 10, "created_transaction_id": id_, "main_material_id": 1, "unit": "kg",
-                "origin_quantity": Decimal("6.25"), "origin_weight_kg": Decimal("6.25"), "total_amount": Decimal("12.5"),
-                "is_active": True,
+                "origin_quantity": Decimal("6.25"), "origin_weight_kg": Decimal("6.25"),
+                "total_amount": Decimal("12.5"), "is_active": True,
             }  # fmt: skip
             if self.is_postgresql:
                 record |= {"category_id": 1, "created_by_id": 1}
             records.append(record)
         self.insert("transactions", rows)
         self.insert("transaction_records", records)
-        return [row["id"] for row in rows]
+        return [int(row["id"]) for row in rows]
 
     def transaction(self, organization: int, *, status: str = "queued", **columns: Any) -> int:
         return self.transactions(organization, 1, status=status, **columns)[0]
@@ -258,8 +259,8 @@ class Platform:
         """The row that the platform's button writes."""
         now = datetime.now(UTC)
         values = {
-            "organization_id": organization, "transactions": list(transactions), "total_transactions": len(transactions),
-            "status": status, "started_at": now, "created_date": now,
+            "organization_id": organization, "transactions": list(transactions),
+            "total_transactions": len(transactions), "status": status, "started_at": now, "created_date": now,
         }  # fmt: skip
         self.insert("transaction_audit_history", [values])
         return int(self.value("SELECT max(id) FROM transaction_audit_history"))

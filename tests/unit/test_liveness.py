@@ -12,7 +12,12 @@ import pytest
 from gepp_audit.model import RunIdentity
 from gepp_audit.queue.liveness import identify, is_gone
 
-IDENTIFY = "from gepp_audit.queue.liveness import identify as i; o = i('h'); print(o.pid, o.pid_started_at, flush=True); input()"
+IDENTIFY = """
+from gepp_audit.queue.liveness import identify
+me = identify("h")
+print(me.pid, me.pid_started_at, flush=True)
+input()
+"""
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""Processes of the tests get exactly what they are given, can be stopped in every way, and leave nothing running."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gepp_audit import __version__
+from tests.support.outputs import output_folder
+from tests.support.processes import Process, Programs, Simulator, start_process
+from tests.support.waiting import wait_until
+
+COUNTING = "import itertools, time\nfor n in itertools.count():\n    print(n, flush=True)\n    time.sleep(0.01)"
+PATIENT = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def python(programs: Programs, script: str, **environ: str) -> Process:
+    return programs.start_command([sys.executable, "-c", script], cwd=None, **environ)
+
+
+def test_the_program_is_run_and_its_output_kept_in_the_runs_folder(programs: Programs) -> None:
+    process = programs.start("--version")
+    done = process.wait()
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"gepp-audit {__version__}\n", "")
+    assert process.stdout_file.parent == output_folder()
+
+
+def test_the_environment_is_what_was_given_and_little_more(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///of-a-developer.db")
+    script = "import json, os; print(json.dumps([sorted(os.environ), os.environ['HOME'], os.getcwd()]))"
+    names, home, folder = python(programs, script, GEPP_AUDIT_MODEL="m", LC_CTYPE="C.UTF-8").wait().json()
+    assert names == ["GEPP_AUDIT_LOG_FILE", "GEPP_AUDIT_MODEL", "HOME", "LC_CTYPE", "PATH", "PYTHONPATH"]
+    assert (home, Path(folder).resolve()) == (str(programs.home), programs.home.resolve())
+
+
+def test_a_frozen_process_stands_still_until_it_is_thawed(programs: Programs) -> None:
+    process = python(programs, COUNTING)
+    wait_until(lambda: process.stdout)
+    process.freeze()
+    still = process.stdout
+    assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    assert (process.running, process.stdout) == (True, still)
+    process.thaw()
+    wait_until(lambda: len(process.stdout) > len(still))
+
+
+def test_a_terminated_process_may_tidy_up_and_a_killed_one_may_not(programs: Programs) -> None:
+    processes = [python(programs, PATIENT) for _ in range(2)]
+    for process in processes:
+        wait_until(lambda process=process: process.stdout == "ready\n")  # type: ignore[misc] # bound now
+    processes[0].terminate()
+    assert (processes[0].wait().exit_code, processes[1].kill().exit_code) == (7, -signal.SIGKILL)
+
+
+def test_an_interrupt_is_a_keyboard_interrupt(programs: Programs) -> None:
+    process = python(programs, COUNTING)
+    wait_until(lambda: process.stdout)
+    process.interrupt()
+    assert (process.wait().exit_code, "KeyboardInterrupt" in process.stderr) == (-signal.SIGINT, True)
+
+
+def test_nothing_runs_after_the_test_not_even_what_is_frozen(tmp_path: Path) -> None:
+    with Programs(home=tmp_path) as programs:
+        processes = [python(programs, COUNTING) for _ in range(2)]
+        wait_until(lambda: processes[1].stdout)
+        processes[1].freeze()
+    assert [process.running for process in processes] == [False, False]
+
+
+def test_a_process_that_takes_too_long_is_told_with_its_output(programs: Programs) -> None:
+    process = python(programs, PATIENT)
+    wait_until(lambda: process.stdout)
+    with pytest.raises(AssertionError, match=r"still runs after 0\.01 s:\nready"):
+        process.wait(0.01)
+
+
+def test_waiting_returns_what_was_waited_for_or_tells_what_did_not_come() -> None:
+    began = time.monotonic()
+    assert wait_until(lambda: time.monotonic() > began + 0.02 and "come") == "come"
+    with pytest.raises(AssertionError, match=r"the bus did not come true within 0\.01 s \(last: 0\)"):
+        wait_until(lambda: 0, 0.01, what="the bus")
+
+
+def test_the_simulator_takes_the_tests_key_and_tells_its_calls(simulator: Simulator) -> None:
+    assert simulator.url.startswith("http://127.0.0.1:")
+    assert simulator.calls() == []
+    assert simulator.environ["OPENAI_BASE_URL"] == simulator.url + "/v1"
+
+
+def test_a_program_that_does_not_start_is_no_endless_wait(tmp_path: Path) -> None:
+    process = start_process(["/bin/sh", "-c", "echo no >&2; exit 3"], environ={}, cwd=tmp_path, name="broken")
+    done = process.wait()
+    assert (done.exit_code, done.stderr, done.stdout) == (3, "no\n", "")
+    with pytest.raises(json.JSONDecodeError):
+        done.json()

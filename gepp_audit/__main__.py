@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gepp_audit.cli import main
+from gepp_audit.cli import run
 
 if __name__ == "__main__":
-    main(prog_name="gepp-audit")
+    run()

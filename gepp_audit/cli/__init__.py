@@ -6,8 +6,12 @@ invoked, since a tick of cron pays for every import. Each command stands once in
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
-from typing import Any, Final, NamedTuple
+import os
+import sys
+from typing import Any, Final, NamedTuple, NoReturn
 
 import click
 
@@ -125,4 +129,23 @@ def main(
     )
 
 
-__all__ = ["COMMANDS", "LazyGroup", "main"]
+def run() -> NoReturn:
+    """The program `gepp-audit`: run the command line, and leave without taking the interpreter apart.
+
+    Unloading the modules of a run costs a quarter of a second, and an idle tick an eighth of its time; nothing depends
+    on it, since every file, connection and thread has been closed by then. Cycles are collected less often for the same
+    reason.
+    """
+    gc.set_threshold(50_000, 20, 100)
+    exit_code = 1
+    try:
+        main(prog_name="gepp-audit")
+    except SystemExit as ending:
+        exit_code = ending.code if isinstance(ending.code, int) else 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(exit_code)
+
+
+__all__ = ["COMMANDS", "LazyGroup", "main", "run"]

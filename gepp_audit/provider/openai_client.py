@@ -94,6 +94,8 @@ class OpenAIClient:
         self._thread: threading.Thread | None = None
         self._broken: Failure | None = None
         self._closed = False
+        #: the SDK is imported and its client built, or that has failed
+        self._settled = threading.Event()
         #: results; None is a wake-up. SimpleQueue.put may be called from a signal handler.
         self._finished: queue.SimpleQueue[CallResult | None] = queue.SimpleQueue()
         # Used by the background thread alone.
@@ -113,6 +115,11 @@ class OpenAIClient:
         """Start the background thread, which imports the SDK and builds the client, and return at once. Idempotent."""
         with self._lock:
             self._start_thread()
+
+    def ready(self, timeout: float) -> bool:
+        """Wait until what `prepare` began is done, well or not; False: `timeout` seconds were not enough."""
+        self.prepare()
+        return self._settled.wait(timeout)
 
     def submit(self, request: CallRequest) -> None:
         """Take over one call and return at once; its result comes out of `wait`.
@@ -208,6 +215,7 @@ class OpenAIClient:
                 return None
             self._loop = asyncio.get_running_loop()
             backlog, self._backlog = self._backlog, []
+        self._settled.set()
         for request in backlog:
             self._begin(request)
         try:
@@ -283,5 +291,6 @@ class OpenAIClient:
             self._loop = None
             ids = sorted(self._open)
             self._backlog.clear()
+        self._settled.set()
         for call_id in ids:
             self._finish(CallResult(call_id=call_id, sent=failure.kind is not FailureKind.BLOCK, failure=failure))

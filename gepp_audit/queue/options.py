@@ -109,6 +109,9 @@ class Summary:
 class Provider(Protocol):
     """What a run needs of the provider layer."""
 
+    def ready(self, timeout: float) -> bool:
+        """Wait until calls can leave, or never will; False: `timeout` seconds were not enough."""
+
     def submit(self, request: CallRequest) -> None:
         """Send one call in the background."""
 

@@ -34,16 +34,18 @@ from gepp_audit.queue.stopping import Stop
 _DUE_WITHIN: Final = 10.0
 #: after the first answer its neighbours are waited for so long at most, and only while they arrive this close together
 _LINGER: Final = 0.012
-_QUIET: Final = 0.002
+_QUIET: Final = 0.003
 #: a claimed call that could not be sent within so many seconds is released: the process was frozen
 _SEND_WITHIN: Final = 2.0
 #: so many calls are settled and claimed in one turn: the first of a wave of answers need not wait for the last
 _TURN: Final = 8
 #: verdicts are published in small slices, since the answers that arrive meanwhile wait
-_PUBLISH_AT: Final = 25
+_PUBLISH_AT: Final = 32
 _PUBLISH_EVERY: Final = 1.0
 _SWEEP_EVERY: Final = 5.0
 _REPORT_EVERY: Final = 10.0
+#: seconds in which the provider's SDK is imported, on the slowest machine
+_READY_WITHIN: Final = 30.0
 #: where the last claim found less than it wanted, the next look comes after so many seconds
 _LOOK_AGAIN: Final = 0.5
 #: a paid answer is held in memory for so long while the database is out of reach
@@ -104,6 +106,7 @@ class Run:
         """Go on until nothing is due, a stop was asked for, the time is up, or the provider refuses us."""
         logs.info("run_started", model=self.options.model, concurrency=self.options.concurrency)
         intake.take_up(self.database, self.platform, self.options, self.summary)
+        self.provider.ready(_READY_WITHIN)  # a claimed call leaves now, not when the SDK has been imported
         while True:
             settlements = self.arrived()
             self.notice_stop()

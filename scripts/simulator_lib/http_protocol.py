@@ -166,11 +166,12 @@ class Connection(asyncio.Protocol):
             self._send(reply)
 
     def _send(self, reply: Reply) -> None:
+        """Write the reply. Its ending is told before the last byte leaves: who has read it finds it in the log."""
         if self._transport is None:
             return
         if reply.hang_up:
-            self._transport.abort()
             self._end("hung_up")
+            self._transport.abort()
             return
         head, body = self._head_of(reply), reply.body
         if reply.drip_seconds is not None and body:
@@ -179,12 +180,11 @@ class Connection(asyncio.Protocol):
         elif reply.cut_after is not None:
             fraction = reply.cut_after < 1
             kept = int(len(body) * reply.cut_after) if fraction else int(reply.cut_after)
+            self._end("cut")
             self._transport.write(head + body[: min(kept, len(body) - 1)])
             self._transport.close()
-            self._end("cut")
         else:
-            self._transport.write(head + body)
-            self._finish()
+            self._finish(head + body)
 
     def _head_of(self, reply: Reply) -> bytes:
         lines = [f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Unknown')}", f"date: {_date()}"]
@@ -198,21 +198,22 @@ class Connection(asyncio.Protocol):
     def _drip(self, body: bytes, seconds: float) -> None:
         size = -(-len(body) // _MOST_DROPS)
         drops = [body[at : at + size] for at in range(0, len(body), size)]
-        self._drop(drops, 0, seconds / len(drops))
+        self._drop(drops, 0, seconds / max(len(drops) - 1, 1))
 
     def _drop(self, drops: list[bytes], index: int, pause: float) -> None:
         if self._transport is None:
             return
-        self._transport.write(drops[index])
         if index + 1 < len(drops):
+            self._transport.write(drops[index])
             self._timer = self._loop.call_later(pause, self._drop, drops, index + 1, pause)
         else:
-            self._finish()
+            self._finish(drops[index])
 
-    def _finish(self) -> None:
+    def _finish(self, last: bytes) -> None:
         self._end("answered")
         if self._transport is None:
             return
+        self._transport.write(last)
         if self._close:
             self._transport.close()
         elif self._buffer:

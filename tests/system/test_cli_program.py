@@ -77,7 +77,6 @@ def test_the_list_of_commands_imports_none_of_them(tmp_path: Path) -> None:
         (["show"], 1),
         (["stuck", "--no-such-option"], 3),
         (["--no-such-option", "stuck"], 3),
-        (["stuck"], 3),
     ],
 )
 def test_what_cannot_work_has_its_exit_code_and_a_message(args: list[str], exit_code: int, tmp_path: Path) -> None:

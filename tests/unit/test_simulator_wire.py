@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gepp_audit.audit.prompt import render_transaction
@@ -142,11 +142,13 @@ def read_or_refused(**changes: Any) -> None:
         read(**changes)
 
 
+@settings(deadline=None)
 @given(anything, st.sampled_from(sorted(body())))
 def test_a_field_of_any_shape_is_read_or_refused(value: Any, name: str) -> None:
     read_or_refused(**{name: value})
 
 
+@settings(deadline=None)
 @given(schemas)
 def test_a_schema_of_any_shape_is_taken_or_refused(schema: Any) -> None:
     read_or_refused(

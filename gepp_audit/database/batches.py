@@ -34,6 +34,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gepp_audit.audit.rules import from_snapshot, rules_digest, to_snapshot
 from gepp_audit.database.engine import now
+from gepp_audit.database.failure_memory import refuse_unchanged
 from gepp_audit.database.platform import Platform, load_rules
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions
@@ -57,6 +58,8 @@ class FannedOut:
     total: int
     ready: int
     skipped: int
+    #: failed before and did not change since
+    refused: int
     #: set: the organization has no rules
     error: str | None
 
@@ -148,29 +151,25 @@ def fan_out(connection: Connection, platform: Platform, audit_history_id: int) -
     moment = now(connection)
     _insert_ready(connection, platform, batch, moment, failed=not rules)
     _insert_skipped(connection, platform, batch, moment)
-    counts = connection.execute(
+    total, skipped = connection.execute(
         select(func.count(), func.count().filter(items.c.state == ItemState.SKIPPED)).where(
             items.c.audit_history_id == audit_history_id
         )
     ).one()
     error = None if rules else NO_RULES_MESSAGE
+    told = {"fanned_out_at": moment, "total": total, "rules": to_snapshot(rules), "rules_digest": rules_digest(rules)}
     connection.execute(
-        update(batches)
-        .where(batches.c.audit_history_id == audit_history_id)
-        .values(
-            fanned_out_at=moment,
-            total=counts[0],
-            rules=to_snapshot(rules),
-            rules_digest=rules_digest(rules),
-            error=error,
-        )
+        update(batches).where(batches.c.audit_history_id == audit_history_id).values(told | {"error": error})
     )
+    forced = batch.forced or not rules
+    refused = 0 if forced else refuse_unchanged(connection, platform, audit_history_id, moment)
     return FannedOut(
         audit_history_id=audit_history_id,
         organization_id=batch.organization_id,
-        total=counts[0],
-        ready=counts[0] - counts[1] if rules else 0,
-        skipped=counts[1],
+        total=total,
+        ready=total - skipped - refused if rules else 0,
+        skipped=skipped,
+        refused=refused,
         error=error,
     )
 

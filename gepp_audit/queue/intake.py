@@ -56,6 +56,7 @@ def _fan_out(database: Database, platform: Platform, audit_history_id: int, summ
         total=done.total,
         ready=done.ready,
         skipped=done.skipped,
+        refused=done.refused,
         error=done.error,
     )
     return done.ready

@@ -11,9 +11,7 @@ class OperatorError(Exception):
     1 could not work, 2 wrong usage, 3 worked but a batch ended failed.
     """
 
-    def __init__(
-        self, message: str, *, fix: str, code: str, exit_code: int = 1
-    ) -> None:
+    def __init__(self, message: str, *, fix: str, code: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.message = message
         self.fix = fix

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, Text, select, update
+from sqlalchemy import BigInteger, Connection, Select, Text, exists, select, update
 from sqlalchemy.engine import Row
 
 from gepp_audit.audit.transaction import input_digest
 from gepp_audit.database.platform import Platform, load
-from gepp_audit.database.rows import Rows
+from gepp_audit.database.rows import Rows, among
 from gepp_audit.database.tables import IS_READY, batches, items, state_is
 from gepp_audit.model import ErrorCode, ItemState
 
@@ -44,7 +44,9 @@ _REFUSED: Final = Rows("refused", transaction_id=BigInteger(), error=Text(), inp
 
 def refuse_unchanged(connection: Connection, platform: Platform, audit_history_id: int, moment: datetime) -> int:
     """Fail the ready items of a batch whose transaction failed before and did not change since; returns how many."""
-    failed_before = connection.execute(_failures(audit_history_id)).all()
+    failed_before = _by_the_same_rules(
+        connection, audit_history_id, connection.execute(_failures(audit_history_id)).all()
+    )
     refused = 0
     for first in range(0, len(failed_before), _SLICE):
         part = failed_before[first : first + _SLICE]
@@ -58,32 +60,46 @@ def refuse_unchanged(connection: Connection, platform: Platform, audit_history_i
     return refused
 
 
-def _failures(audit_history_id: int) -> Any:
-    """The remembered failures of this batch's transactions, by the same rules."""
-    old, old_batch, batch = items.alias("old"), batches.alias("old_batch"), batches.alias("batch")
-    return (
-        select(old.c.transaction_id, old.c.error, old.c.input_digest)
-        .select_from(items)
-        .join(batch, batch.c.audit_history_id == items.c.audit_history_id)
-        .join(old, old.c.transaction_id == items.c.transaction_id)
-        .join(old_batch, old_batch.c.audit_history_id == old.c.audit_history_id)
-        .where(
-            items.c.audit_history_id == audit_history_id,
-            IS_READY,
-            old.c.audit_history_id != audit_history_id,
-            state_is(ItemState.FAILED, table=old),
-            old.c.error_code.in_(_REMEMBERED),
-            old.c.input_digest.is_not(None),
-            old_batch.c.rules_digest == batch.c.rules_digest,
+def _failures(audit_history_id: int) -> Select[Any]:
+    """The remembered failures of this batch's transactions: few, by the index of the failed ones."""
+    old = items.alias("old")
+    ready_here = exists().where(
+        items.c.audit_history_id == audit_history_id, items.c.transaction_id == old.c.transaction_id, IS_READY
+    )
+    return select(old.c.audit_history_id, old.c.transaction_id, old.c.error, old.c.input_digest).where(
+        old.c.audit_history_id != audit_history_id,
+        state_is(ItemState.FAILED, table=old),
+        old.c.error_code.in_(_REMEMBERED),
+        old.c.input_digest.is_not(None),
+        ready_here,
+    )
+
+
+def _by_the_same_rules(connection: Connection, audit_history_id: int, found: Sequence[Row[Any]]) -> list[Row[Any]]:
+    if not found:
+        return []
+    of_interest = {audit_history_id, *(row.audit_history_id for row in found)}
+    known = connection.execute(
+        select(batches.c.audit_history_id, batches.c.rules_digest).where(
+            among(connection, batches.c.audit_history_id, of_interest)
         )
     )
+    digests = {row.audit_history_id: row.rules_digest for row in known}
+    return [row for row in found if digests.get(row.audit_history_id) == digests[audit_history_id]]
 
 
 def _refuse(connection: Connection, audit_history_id: int, same: Sequence[Row[Any]], moment: datetime) -> int:
     if not same:
         return 0
     refused = _REFUSED.table(connection).c
-    values = {row.transaction_id: row._asdict() for row in same}
+    values = {
+        row.transaction_id: {
+            "transaction_id": row.transaction_id,
+            "error": row.error,
+            "input_digest": row.input_digest,
+        }
+        for row in same
+    }
     done = connection.execute(
         update(items)
         .where(items.c.audit_history_id == audit_history_id, items.c.transaction_id == refused.transaction_id, IS_READY)

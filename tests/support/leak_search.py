@@ -68,11 +68,16 @@ class LeakSearch:
             os.environ.pop(VARIABLE, None)
 
     def _files(self) -> Iterator[Path]:
-        yield from (path for path in sorted(self._folder.rglob("*")) if path.is_file())
+        yield from _below(self._folder)
         temporary: Path = self._config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined] # has no public name
-        for path in sorted(temporary.rglob("*log*")):
-            if path.is_file() and not path.is_symlink() and (".log" in path.name or path.name == "log"):
-                yield path
+        yield from (path for path in _below(temporary) if path.name == "log" or ".log" in path.name)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`; what vanishes meanwhile is passed over."""
+    for parent, _, names in os.walk(folder):
+        paths = (Path(parent) / name for name in sorted(names))
+        yield from (path for path in paths if path.is_file() and not path.is_symlink())
 
 
 def _failure(text: str) -> pytest.TestReport:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from tests.support.outputs import new_output_file
@@ -24,6 +24,7 @@ from tests.support.secrets import TEST_API_KEY
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 PROGRAM: Final = (sys.executable, "-m", "gepp_audit")
 
 
@@ -114,8 +115,8 @@ def start_process(command: Sequence[str | Path], *, environ: Mapping[str, str], 
 class Programs:
     """Starts `gepp-audit` with hardly any environment, in the folder `home`, which is $HOME too.
 
-    Keyword arguments in capitals are its environment: `programs.run("show", DATABASE_URL=url)`. The log file is one of
-    the run's output folder unless GEPP_AUDIT_LOG_FILE is given (empty: none).
+    Its environment is the mapping `environ` and what stands as further keyword arguments: `programs.run("show",
+    DATABASE_URL=url)`. The log file is one of the run's output folder unless GEPP_AUDIT_LOG_FILE is given: empty, none.
     """
 
     home: Path
@@ -123,15 +124,29 @@ class Programs:
     environ: dict[str, str] = field(default_factory=dict)
     _started: list[Process] = field(default_factory=list, repr=False)
 
-    def run(self, *args: str, timeout: float = 60.0, cwd: Path | None = None, **environ: str) -> Finished:
+    def run(
+        self,
+        *args: str,
+        environ: Mapping[str, str] = NOTHING,
+        timeout: float = 60.0,
+        cwd: Path | None = None,
+        **more: str,
+    ) -> Finished:
         """Run the program to its end."""
-        return self.start(*args, cwd=cwd, **environ).wait(timeout)
+        return self.start(*args, environ={**environ, **more}, cwd=cwd).wait(timeout)
 
-    def start(self, *args: str, cwd: Path | None = None, **environ: str) -> Process:
+    def start(self, *args: str, environ: Mapping[str, str] = NOTHING, cwd: Path | None = None, **more: str) -> Process:
         """Start the program and return at once."""
-        return self.start_command([*PROGRAM, *args], cwd=cwd, **environ)
+        return self.start_command([*PROGRAM, *args], environ={**environ, **more}, cwd=cwd)
 
-    def start_command(self, command: Sequence[str | Path], *, cwd: Path | None = None, **environ: str) -> Process:
+    def start_command(
+        self,
+        command: Sequence[str | Path],
+        *,
+        environ: Mapping[str, str] = NOTHING,
+        cwd: Path | None = None,
+        **more: str,
+    ) -> Process:
         """Start any other command in the same surroundings."""
         clean = {
             "PATH": "/usr/bin:/bin",
@@ -139,6 +154,7 @@ class Programs:
             "PYTHONPATH": str(ROOT),
             **self.environ,
             **environ,
+            **more,
         }
         if "GEPP_AUDIT_LOG_FILE" not in clean:
             clean["GEPP_AUDIT_LOG_FILE"] = str(new_output_file("gepp-audit", ".log"))

@@ -21,8 +21,11 @@ _OVERLAP: Final = max(len(secret) for secret in _SECRETS.values()) - 1
 
 
 def leaks(files: Iterable[Path]) -> list[str]:
-    """A sentence per file and secret found in it; the secret itself is not quoted. An unreadable file is an error."""
-    return [f"{name} stands in {path}" for path in files for name in _found_in(path)]
+    """A sentence per file and secret found in it; the secret itself is not quoted.
+
+    A file that vanished meanwhile is passed over; one that cannot be read is an error.
+    """
+    return [f"{name} stands in {path}" for path in files if path.exists() for name in _found_in(path)]
 
 
 def _found_in(path: Path) -> Iterator[str]:

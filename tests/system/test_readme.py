@@ -63,7 +63,7 @@ def test_a_role_with_its_rights_can_do_everything_and_no_more(
             ("process-queue",),
             ("show", "1"),
         ):
-            done = programs.run(*command, **environ)
+            done = programs.run(*command, environ=environ)
             assert done.exit_code == 0, done.stderr
         assert "queued" not in platform.labels(ids).values()
     finally:

@@ -26,7 +26,7 @@ time.sleep(60)
 
 
 def python(programs: Programs, script: str, **environ: str) -> Process:
-    return programs.start_command([sys.executable, "-c", script], cwd=None, **environ)
+    return programs.start_command([sys.executable, "-c", script], environ=environ)
 
 
 def test_the_program_is_run_and_its_output_kept_in_the_runs_folder(programs: Programs) -> None:

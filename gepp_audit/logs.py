@@ -173,14 +173,17 @@ def error(name: str, /, **fields: Any) -> None:
 
 
 def event(
-    level: int, name: str, /, *, error: BaseException | None = None, file_only: bool = False, **fields: Any
+    level: int, name: str, /, *, error: BaseException | str | None = None, file_only: bool = False, **fields: Any
 ) -> None:
     """Write one event.
 
-    `level`: as in `logging`. `error`: its traceback is added. `file_only`: not to stderr, the caller tells it there.
+    `level`: as in `logging`. `error`: an exception, whose traceback is added, or words, which are a field like others.
+    `file_only`: not to stderr, the caller tells it there.
     """
     if level < (_state.config.file_level if file_only else _state.least):
         return
+    if isinstance(error, str):
+        error, fields["error"] = None, error
     if _state.logger is None:
         _state.logger = _build()
     given = {**_context.get(), **fields}

@@ -89,7 +89,8 @@ def queue_of(database: BenchDatabase, transactions: int) -> tuple[Measured, dict
     summary = json.loads(told.stdout)
     if summary["calls"] != transactions or len(calls) != transactions:
         raise SystemExit(f"{transactions} transactions took {summary['calls']} calls ({len(calls)} at the server)")
-    rate = (len(calls) - 1) / (calls[-1] - calls[0])
+    # the first calls may leave all at once; from then on each leaves when another one has been answered
+    rate = (len(calls) - CONCURRENCY) / (calls[-1] - calls[0])
     return told, {
         "rate": rate / (CONCURRENCY / LATENCY),
         "whole": told.seconds / (transactions * LATENCY / CONCURRENCY),

@@ -317,23 +317,33 @@ def _count(connection: Connection, writable: Sequence[Row[Any]]) -> None:
         count["processed"] += 1
         count["approved"] += item.verdict_status == VerdictStatus.APPROVED
         count["rejected"] += item.verdict_status == VerdictStatus.REJECTED
-    for audit_history_id, count in added.items():
-        totals = connection.execute(
-            update(batches)
-            .where(batches.c.audit_history_id == audit_history_id)
-            .values({name: batches.c[name] + number for name, number in count.items()})
-            .returning(batches.c.processed, batches.c.approved, batches.c.rejected)
-        ).one()
-        free = (
-            select(history.c.id)
-            .where(history.c.id == audit_history_id)
-            .with_for_update(key_share=True, skip_locked=True)
+    counted = _COUNTED.table(connection).c
+    totals = connection.execute(
+        update(batches)
+        .where(batches.c.audit_history_id == counted.audit_history_id)
+        .values({name: batches.c[name] + counted[name] for name in ("processed", "approved", "rejected")})
+        .returning(batches.c.audit_history_id, batches.c.processed, batches.c.approved, batches.c.rejected),
+        _COUNTED.fill(connection, ({"audit_history_id": id_, **count} for id_, count in added.items())),
+    ).all()
+    free = select(history.c.id).where(among(connection, history.c.id, list(added)))
+    connection.execute(
+        update(history)
+        .where(
+            history.c.id == counted.audit_history_id,
+            history.c.id.in_(free.with_for_update(key_share=True, skip_locked=True)),
         )
-        connection.execute(
-            update(history)
-            .where(history.c.id.in_(free.scalar_subquery()))
-            .values(processed_transactions=totals[0], approved_count=totals[1], rejected_count=totals[2])
-        )
+        .values(
+            processed_transactions=counted.processed,
+            approved_count=counted.approved,
+            rejected_count=counted.rejected,
+        ),
+        _COUNTED.fill(connection, (row._asdict() for row in totals)),
+    )
+
+
+_COUNTED: Final = Rows(
+    "counted", audit_history_id=BigInteger(), processed=Integer(), approved=Integer(), rejected=Integer()
+)
 
 
 def _wait(connection: Connection, locked: Sequence[Row[Any]], moment: datetime) -> None:

@@ -38,10 +38,10 @@ from gepp_audit.database.failure_memory import refuse_unchanged
 from gepp_audit.database.platform import Platform, load_rules
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions
-from gepp_audit.database.publish import put_back
 from gepp_audit.database.runs import undiscovered_batches
 from gepp_audit.database.tables import IS_LIVE, batches, items
 from gepp_audit.database.types import UtcDateTime
+from gepp_audit.database.unqueue import put_back
 from gepp_audit.model import Batch, BatchOutcome, ErrorCode, ItemState, SkipReason
 
 #: the status that every open batch has once we work on it

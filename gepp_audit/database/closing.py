@@ -30,8 +30,8 @@ from gepp_audit.database.engine import now
 from gepp_audit.database.json_functions import JsonFunctions, exact_sum
 from gepp_audit.database.platform import Platform
 from gepp_audit.database.platform_tables import transaction_audit_history as history
-from gepp_audit.database.publish import put_back
 from gepp_audit.database.tables import IS_CALLING, IS_LIVE, IS_READY, IS_UNPUBLISHED, batches, calls, items, state_is
+from gepp_audit.database.unqueue import put_back
 from gepp_audit.model import BatchOutcome, ItemState, VerdictStatus
 
 #: above so many transactions, only failed and rejected ones stand in audit_results

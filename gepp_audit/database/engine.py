@@ -114,12 +114,25 @@ class Database:
 
 
 def _guard(connection: Connection, statement_timeout_ms: int) -> None:
-    """The timeouts of a write transaction: SET LOCAL ends with it, so nothing is left in a pooled session."""
-    connection.exec_driver_sql(
+    """The timeouts of a write transaction: SET LOCAL ends with it, so nothing is left in a pooled session.
+
+    The same round trip reads the clock, for `opened_at`.
+    """
+    connection.info[_OPENED_AT] = connection.exec_driver_sql(
         f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
         f"SET LOCAL statement_timeout = {statement_timeout_ms}; "
-        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}"
-    )
+        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; "
+        "SELECT clock_timestamp()"
+    ).scalar_one()
+
+
+_OPENED_AT: Final = "gepp_audit_opened_at"
+
+
+def opened_at(connection: Connection) -> datetime:
+    """The database's clock when this write transaction began, aware, UTC: costs nothing, but is old after a wait."""
+    moment = connection.info.get(_OPENED_AT)
+    return moment.astimezone(UTC) if isinstance(moment, datetime) else now(connection)
 
 
 _NOW: Final = select(func.clock_timestamp(type_=UtcDateTime()))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Connection, Integer, Text, Update, and_, bindparam, case, func, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from gepp_audit.database.engine import now
+from gepp_audit.database.engine import opened_at
 from gepp_audit.database.rows import Rows, among, kept
 from gepp_audit.database.tables import calls, items, state_is
 from gepp_audit.database.types import ExactDecimal, JsonValue, UtcDateTime
@@ -94,7 +94,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[int
     """
     if not settlements:
         return set()
-    moment = now(connection)
+    moment = opened_at(connection)
     filled = _SETTLED.fill(connection, (_item_row(settlement, moment) for settlement in settlements))
     taken = set(connection.execute(_settle_items(connection), filled | {"settle_moment": moment}).scalars())
     taken |= _taken_before(connection, [one for one in settlements if one.call_id not in taken])

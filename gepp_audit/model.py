@@ -123,6 +123,7 @@ class ErrorCode(StrEnum):
     NO_RULES = "no_rules"
     UNCHANGED = "unchanged_since_failure"
     GIVEN_UP = "given_up_by_operator"
+    NOT_WRITABLE = "not_writable"
 
 
 class CallOutcome(StrEnum):

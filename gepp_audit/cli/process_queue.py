@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gepp_audit import logs
 from gepp_audit.cli.app import App, is_terminal
 from gepp_audit.cli.options import COUNT, SECONDS, json_option, organizations_option
-from gepp_audit.cli.render import Result, Table
-from gepp_audit.errors import OperatorError
+from gepp_audit.cli.render import Result, Table, error_text
 
 if TYPE_CHECKING:
     from gepp_audit.provider.openai_client import OpenAIClient
@@ -146,11 +146,7 @@ def _listener(progress: bool | None) -> Iterator[Listener | None]:
 
 def _result(summary: Summary, stop: Stop, *, quiet: bool) -> Result:
     if summary.block_reason is not None:
-        raise OperatorError(
-            f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}",
-            fix=_FIXES.get(summary.block_reason, 'Run "gepp-audit stuck".'),
-            code=summary.block_reason.value,
-        )
+        return _blocked(summary)
     code = stop.exit_code if stop.requested else 3 if summary.batches_failed else 0
     if quiet:
         said: tuple[str, ...] = ()
@@ -158,6 +154,16 @@ def _result(summary: Summary, stop: Stop, *, quiet: bool) -> Result:
             said = (f"{summary.batches_failed} batch(es) ended failed; see “gepp-audit show”.",)
         return Result(data=summary.as_json(), text=said, exit_code=code)
     return Result(data=summary.as_json(), text=_say(summary), exit_code=code)
+
+
+def _blocked(summary: Summary) -> Result:
+    """The provider refuses us: what was done until then, and on stderr what to do."""
+    message = f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}"
+    fix = _FIXES.get(summary.block_reason or "", 'Run "gepp-audit stuck".')
+    error_text(logs.redacted(f"Error: {message}\n{fix}"))
+    logs.event(40, "run_blocked", file_only=True, reason=summary.block_reason, message=message)
+    error = {"code": summary.block_reason, "message": logs.redacted(message), "fix": fix}
+    return Result(data=summary.as_json() | {"error": error}, exit_code=1)
 
 
 def _say(summary: Summary) -> list[str | Table]:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     case,
     cast,
+    delete,
     exists,
     false,
     func,
@@ -39,10 +40,10 @@ from gepp_audit.database.platform import Platform, load_rules
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions
 from gepp_audit.database.runs import undiscovered_batches
-from gepp_audit.database.tables import IS_LIVE, batches, items
+from gepp_audit.database.tables import IS_LIVE, batches, calls, items, state_is
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.database.unqueue import put_back
-from gepp_audit.model import Batch, BatchOutcome, ErrorCode, ItemState, SkipReason
+from gepp_audit.model import Batch, BatchOutcome, CallOutcome, ErrorCode, ItemState, SkipReason
 
 #: the status that every open batch has once we work on it
 IN_PROGRESS: Final = "in_progress"
@@ -261,7 +262,7 @@ def withdrawn(connection: Connection) -> list[int]:
     )
 
 
-def withdraw(connection: Connection, audit_history_id: int) -> int | None:
+def withdraw(connection: Connection, platform: Platform, audit_history_id: int) -> int | None:
     """Skip what is left of a batch that people withdrew, and close it for us; the platform's row stays as it is.
 
     A call in flight keeps its ledger row, where its answer will stand. Returns the number of items skipped; None: not
@@ -275,6 +276,7 @@ def withdraw(connection: Connection, audit_history_id: int) -> int | None:
     if locked is None:
         return None
     moment = now(connection)
+    _keep_paid_verdicts(connection, audit_history_id)
     skipped = connection.execute(
         update(items)
         .where(items.c.audit_history_id == audit_history_id, IS_LIVE)
@@ -286,14 +288,31 @@ def withdraw(connection: Connection, audit_history_id: int) -> int | None:
             settled_at=moment,
         )
     ).rowcount
-    if not put_back(connection, audit_history_id):
+    if not put_back(connection, platform, audit_history_id):
         return None  # the platform holds a transaction at this moment: the rest is done next time
     connection.execute(
         update(batches)
         .where(batches.c.audit_history_id == audit_history_id)
         .values(closed_at=moment, outcome=BatchOutcome.WITHDRAWN.value)
     )
+    connection.execute(
+        delete(items).where(items.c.audit_history_id == audit_history_id, state_is(ItemState.DONE, ItemState.SKIPPED))
+    )
     return skipped
+
+
+def _keep_paid_verdicts(connection: Connection, audit_history_id: int) -> None:
+    """Verdicts that were settled and not yet written back go to the ledger: they were paid for."""
+    connection.execute(
+        update(calls)
+        .where(
+            calls.c.id == items.c.call_id,
+            items.c.audit_history_id == audit_history_id,
+            state_is(ItemState.DONE),
+            items.c.published_at.is_(None),
+        )
+        .values(verdict=items.c.verdict, outcome=CallOutcome.SUPERSEDED.value)
+    )
 
 
 def load_batches(connection: Connection, ids: Sequence[int]) -> dict[int, Batch]:

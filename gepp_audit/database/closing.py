@@ -87,7 +87,7 @@ def close(connection: Connection, platform: Platform, audit_history_id: int, eng
         .where(history.c.id == audit_history_id, history.c.deleted_date.is_(None), history.c.status == IN_PROGRESS)
         .with_for_update(key_share=True, skip_locked=True)
     ).one_or_none()
-    if held is None or not put_back(connection, audit_history_id):
+    if held is None or not put_back(connection, platform, audit_history_id):
         return None
     counts = _counts(connection, batch)
     _write_history(connection, platform, counts, engine)

@@ -24,6 +24,7 @@ from gepp_audit.database.json_functions import ExactSum
 from gepp_audit.database.sqlite_files import require_local_file_system
 from gepp_audit.database.types import UtcDateTime, sqlite_timestamp
 from gepp_audit.errors import OperatorError
+from gepp_audit.setting_values import masked_url
 
 T = TypeVar("T")
 
@@ -61,7 +62,8 @@ class Database:
         self.engine = engine
         self.is_postgresql = engine.dialect.name == "postgresql"
         #: for messages: the password is masked
-        self.name = engine.url.set(drivername=engine.url.get_backend_name()).render_as_string(hide_password=True)
+        plain = engine.url.set(drivername=engine.url.get_backend_name())
+        self.name = masked_url(plain.render_as_string(hide_password=False))
 
     def write(
         self,
@@ -91,7 +93,7 @@ class Database:
                 connection = connection.execution_options(gepp_audit_write=True)
             transaction = connection.begin()
             try:
-                if self.is_postgresql and write:
+                if self.is_postgresql:
                     _guard(connection, statement_timeout_ms)
                 result = work(connection)
                 if write:
@@ -114,7 +116,9 @@ class Database:
 
 
 def _guard(connection: Connection, statement_timeout_ms: int) -> None:
-    """The timeouts of a write transaction: SET LOCAL ends with it, so nothing is left in a pooled session.
+    """The timeouts of a transaction: SET LOCAL ends with it, so nothing is left in a pooled session.
+
+    A reader has them too: a table that the platform is altering must not let tick after tick hang.
 
     The same round trip reads the clock, for `opened_at`.
     """
@@ -272,6 +276,20 @@ def sqlstate(error: DBAPIError) -> str | None:
     """The five letters by which PostgreSQL names an error, or None."""
     state = getattr(error.orig, "pgcode", None)
     return state if isinstance(state, str) else None
+
+
+#: somebody else holds what is needed
+LOCK_STATES: Final = frozenset({"55P03", "40P01"})
+#: classes of errors by which a database refuses the row itself: data, integrity, a trigger's own word
+REFUSED_CLASSES: Final = ("22", "23", "P0")
+
+
+def sqlstate_behind(error: OperatorError) -> str | None:
+    """The SQLSTATE of the driver's error behind `error`, or None; SQLite's constraints count as 23000."""
+    cause = error.__cause__
+    if not isinstance(cause, DBAPIError):
+        return None
+    return "23000" if isinstance(cause.orig, sqlite3.IntegrityError) else sqlstate(cause)
 
 
 def operator_error(error: DBAPIError, database: str) -> OperatorError:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Text, and_, cast, insert, literal, or_, select, update
+from sqlalchemy import Connection, Text, and_, cast, insert, literal, or_, select, update
 
 from gepp_audit.database.engine import now
-from gepp_audit.database.platform import Platform
+from gepp_audit.database.platform import Platform, untouched
 from gepp_audit.database.platform_tables import organizations, transaction_audit_history, transactions
 from gepp_audit.database.rows import among
 from gepp_audit.database.tables import batches
@@ -47,22 +47,12 @@ def candidates(connection: Connection, platform: Platform, organization_id: int,
             transactions.c.organization_id == organization_id,
             transactions.c.ai_audit_status == cast(literal("null"), AuditStatus),
             transactions.c.id <= LARGEST_ID,
-            *_untouched(platform),
+            *untouched(platform),
         )
         .order_by(transactions.c.id)
         .limit(most)
     )
     return list(connection.execute(statement).scalars())
-
-
-def _untouched(platform: Platform) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [
-        transactions.c.deleted_date.is_(None),
-        transactions.c.is_active.is_not(False),
-    ]
-    if "is_user_audit" in platform.transaction_columns:
-        conditions.append(transactions.c.is_user_audit.is_(False))
-    return conditions
 
 
 def refusals(connection: Connection, platform: Platform, organization_id: int, ids: Sequence[int]) -> list[Refused]:
@@ -98,10 +88,13 @@ def _why_not(row: Any, organization_id: int) -> str | None:
 
 def mark_queued(connection: Connection, platform: Platform, ids: Sequence[int]) -> list[int]:
     """Set those of `ids` that are still `null` to `queued`; returns them in order."""
+    wanted = and_(among(connection, transactions.c.id, ids), *untouched(platform))
+    # what the platform holds at this moment is left out, not waited for
+    free = select(transactions.c.id).where(wanted).with_for_update(key_share=True, skip_locked=True)
     marked = connection.execute(
         update(transactions)
         .where(
-            and_(among(connection, transactions.c.id, ids), *_untouched(platform)),
+            transactions.c.id.in_(free),
             transactions.c.ai_audit_status == cast(literal("null"), AuditStatus),
         )
         .values(ai_audit_status=cast(literal("queued"), AuditStatus))

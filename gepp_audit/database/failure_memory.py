@@ -2,7 +2,7 @@
 
 Asking the same model the same question by the same rules would cost the same money for the same failure. Only failures
 that lie in the transaction or in the answers to it are remembered: a provider that was down, a key, a person who gave
-up say nothing of the transaction.
+up say nothing of the transaction; what another cap of tokens or another model might mend is asked again too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ _REMEMBERED: Final = tuple(
     code.value
     for code in (
         ErrorCode.UNREADABLE,
-        ErrorCode.TRUNCATED,
         ErrorCode.CONTENT_FILTER,
         ErrorCode.REFUSED,
         ErrorCode.INCOMPLETE,
         ErrorCode.WRONG_TRANSACTION,
         ErrorCode.UNKNOWN_RULE,
         ErrorCode.EVIDENCE,
-        ErrorCode.CONTEXT_LENGTH,
         ErrorCode.INVALID_INPUT,
         ErrorCode.POLICY,
         ErrorCode.UNCHANGED,

@@ -10,7 +10,7 @@ The protocol (fencing: Kleppmann, "How to do distributed locking", 2016):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -30,6 +30,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    not_,
     select,
     union_all,
     update,
@@ -199,9 +200,16 @@ def _insert_next(parts: int) -> ReturningInsert[Any]:
 
 
 def claim_suspect(
-    connection: Connection, terms: CallTerms, moment: datetime, organizations: Sequence[int] = ()
+    connection: Connection,
+    terms: CallTerms,
+    moment: datetime,
+    organizations: Sequence[int] = (),
+    only: Collection[int] | None = None,
 ) -> list[Claim]:
-    """Claim one item that crashed runs before, to be asked with no other call of this run under way; or none."""
+    """Claim one item that crashed runs before, to be asked with no other call of this run under way; or none.
+
+    `only`: of these batches; None: of any.
+    """
     statement = (
         _picked()
         .join(batches, batches.c.audit_history_id == items.c.audit_history_id)
@@ -215,6 +223,8 @@ def claim_suspect(
     )
     if organizations:
         statement = statement.where(items.c.organization_id.in_(organizations))
+    if only is not None:
+        statement = statement.where(among(connection, items.c.audit_history_id, only))
     return _dispatch(connection, _insert_calls(statement), {}, terms, moment)
 
 
@@ -307,8 +317,31 @@ def _mark_calling(connection: Connection) -> ReturningUpdate[Any]:
     )
 
 
-def next_due(connection: Connection, organizations: Sequence[int] = ()) -> datetime | None:
-    """When the next waiting item of an open batch may be claimed, or None where none waits."""
+def release_unknown(connection: Connection, run_id: str, known: Collection[int]) -> int:
+    """Let go what this run claimed in a transaction whose commit succeeded without its hearing of it; returns how many.
+
+    `known`: the calls that the run has under way.
+    """
+    of_run = select(calls.c.id).where(
+        calls.c.run_id == run_id, calls.c.outcome.is_(None), not_(among(connection, calls.c.id, known))
+    )
+    lost = list(connection.execute(of_run).scalars())
+    if lost:
+        connection.execute(
+            update(items)
+            .where(IS_CALLING, among(connection, items.c.call_id, lost))
+            .values(state=ItemState.READY.value, call_id=None, lease_until=None)
+        )
+        connection.execute(
+            update(calls).where(among(connection, calls.c.id, lost)).values(outcome=CallOutcome.RELEASED.value)
+        )
+    return len(lost)
+
+
+def next_due(
+    connection: Connection, organizations: Sequence[int] = (), only: Collection[int] | None = None
+) -> datetime | None:
+    """When the next waiting item of an open batch, or of `only` these, may be claimed; None: none waits."""
     statement = (
         select(func.min(items.c.available_at, type_=UtcDateTime()))
         .join(batches, batches.c.audit_history_id == items.c.audit_history_id)
@@ -316,5 +349,7 @@ def next_due(connection: Connection, organizations: Sequence[int] = ()) -> datet
     )
     if organizations:
         statement = statement.where(items.c.organization_id.in_(organizations))
+    if only is not None:
+        statement = statement.where(among(connection, items.c.audit_history_id, only))
     due: datetime | None = connection.execute(statement).scalar_one()
     return due

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Table, Text, cast, inspect, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Select, Table, Text, cast, inspect, or_, select, text
 from sqlalchemy.engine import Row
 
 from gepp_audit.audit.rules import ordered, parse_actions
@@ -126,6 +126,17 @@ def load(connection: Connection, platform: Platform, ids: Sequence[int], *, lock
 def existing(connection: Connection, ids: Iterable[int]) -> set[int]:
     """Which of these transactions exist, locked by somebody or not."""
     return set(connection.execute(select(transactions.c.id).where(among(connection, transactions.c.id, ids))).scalars())
+
+
+def untouched(platform: Platform) -> list[ColumnElement[bool]]:
+    """The conditions that a transaction is there and that no person decided it."""
+    conditions: list[ColumnElement[bool]] = [
+        transactions.c.deleted_date.is_(None),
+        transactions.c.is_active.is_not(False),
+    ]
+    if "is_user_audit" in platform.transaction_columns:
+        conditions.append(transactions.c.is_user_audit.is_(False))
+    return conditions
 
 
 def auditing_organizations(connection: Connection, ids: Iterable[int]) -> set[int]:

@@ -25,6 +25,8 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    delete,
+    exists,
     func,
     insert,
     literal,
@@ -38,12 +40,15 @@ from gepp_audit.database.platform import Loaded, Platform, auditing_organization
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transaction_audits, transactions
 from gepp_audit.database.rows import Rows, among
-from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items
+from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items, state_is
 from gepp_audit.database.types import AuditStatus, JsonValue, NaiveUtcDateTime, UtcDateTime
 from gepp_audit.model import ErrorCode, ItemState, SkipReason, Transaction, VerdictStatus
 
 #: how often a transaction that changes while its call runs is asked again
 MOST_EDITS: Final = 3
+NOT_WRITABLE_MESSAGE: Final = (
+    "The platform's database refuses to have this transaction changed (a constraint or trigger)."
+)
 #: what the platform holds is published so many seconds later at the earliest
 LOCKED_SECONDS: Final = 1.0
 EDITED_MESSAGE: Final = "The transaction was changed each time while it was audited."
@@ -88,8 +93,14 @@ def publish(
     return result
 
 
+#: people did not withdraw the batch meanwhile: where they did, `batches.withdraw` skips what is left of it
+_STILL_OPEN: Final = exists().where(
+    history.c.id == items.c.audit_history_id, history.c.deleted_date.is_(None), history.c.status == "in_progress"
+)
+
+
 def _lock_unpublished(connection: Connection, most: int) -> Sequence[Row[Any]]:
-    due = and_(IS_UNPUBLISHED, items.c.available_at <= now(connection))
+    due = and_(IS_UNPUBLISHED, items.c.available_at <= now(connection), _STILL_OPEN)
     some = select(items.c.audit_history_id).where(due).limit(most).subquery()
     ours = (
         connection.execute(
@@ -117,6 +128,32 @@ def _lock_unpublished(connection: Connection, most: int) -> Sequence[Row[Any]]:
         .order_by(items.c.audit_history_id, items.c.transaction_id)
         .limit(most)
     ).all()
+
+
+def give_up_first(connection: Connection) -> int | None:
+    """Fail the first settled item, whose transaction the platform refuses to have written; returns its transaction.
+
+    Its verdict, paid for, goes to the ledger. None: nothing waits any more.
+    """
+    waiting = _lock_unpublished(connection, 1)
+    if not waiting:
+        return None
+    [item] = waiting
+    if item.verdict is not None:
+        connection.execute(update(calls).where(calls.c.id == item.call_id).values(verdict=item.verdict))
+    connection.execute(
+        update(items)
+        .where(items.c.audit_history_id == item.audit_history_id, items.c.transaction_id == item.transaction_id)
+        .values(
+            state=ItemState.FAILED.value,
+            error_code=ErrorCode.NOT_WRITABLE.value,
+            error=NOT_WRITABLE_MESSAGE,
+            verdict=None,
+            verdict_status=None,
+            published_at=now(connection),
+        )
+    )
+    return int(item.transaction_id)
 
 
 def _sort(
@@ -198,6 +235,7 @@ def _write(connection: Connection, platform: Platform, writable: Sequence[Row[An
     statuses: dict[int, str | None] = {row.id: row.status for row in written}
     records = _write_audits(connection, writable, statuses, moment) if platform.has_audits else {}
     _mark_published(connection, writable, records, moment)
+    _forget_failures(connection, writable)
     _count(connection, writable)
 
 
@@ -304,6 +342,19 @@ def _mark_published(
         .where(items.c.audit_history_id == new.c.audit_history_id, items.c.transaction_id == new.c.transaction_id)
         .values(published_at=moment, audit_record_id=new.c.audit_record_id),
         _PUBLISHED.fill(connection, values),
+    )
+
+
+def _forget_failures(connection: Connection, writable: Sequence[Row[Any]]) -> None:
+    """A verdict outdates what failed before it: only the latest outcome of a transaction is remembered."""
+    decided = [item.transaction_id for item in writable if item.state == ItemState.DONE]
+    connection.execute(
+        delete(items).where(
+            state_is(ItemState.FAILED),
+            items.c.published_at.is_not(None),
+            among(connection, items.c.transaction_id, decided),
+            items.c.audit_history_id.in_(select(batches.c.audit_history_id).where(batches.c.closed_at.is_not(None))),
+        )
     )
 
 

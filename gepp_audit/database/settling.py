@@ -12,7 +12,21 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, Integer, Text, Update, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from gepp_audit.database.engine import opened_at
@@ -35,6 +49,8 @@ class Settlement:
     delay: float = 0.0
     attempt: bool = False
     wait: bool = False
+    #: the call left this machine: what it met says something of the provider
+    sent: bool = False
     #: seconds that the provider asked all of us to wait
     throttle: float | None = None
     error_code: ErrorCode | None = None
@@ -108,7 +124,7 @@ def _settle_items(connection: Connection) -> ReturningUpdate[Any]:
     new = _SETTLED.table(connection).c
     moment = bindparam("settle_moment", type_=UtcDateTime())
     ended = new.state.in_((ItemState.DONE.value, ItemState.FAILED.value, ItemState.SKIPPED.value))
-    late = and_(state_is(ItemState.READY), items.c.crashes > 0)
+    late = and_(or_(state_is(ItemState.READY), _parked()), items.c.crashes > 0)
     failed_once = or_(new.attempt + new.wait > 0, items.c.first_failed_at.is_not(None))
     return (
         update(items)
@@ -116,7 +132,7 @@ def _settle_items(connection: Connection) -> ReturningUpdate[Any]:
             items.c.audit_history_id == new.audit_history_id,
             items.c.transaction_id == new.transaction_id,
             items.c.call_id == new.call_id,
-            state_is(ItemState.CALLING, ItemState.READY),
+            or_(state_is(ItemState.CALLING, ItemState.READY), _parked()),
         )
         .values(
             state=new.state,
@@ -141,6 +157,13 @@ def _settle_items(connection: Connection) -> ReturningUpdate[Any]:
     )
 
 
+def _parked() -> ColumnElement[bool]:
+    """Given up when its lease ended a third time, and nothing was written back yet: its answer may still come."""
+    return and_(
+        state_is(ItemState.FAILED), items.c.error_code == ErrorCode.CRASHED.value, items.c.published_at.is_(None)
+    )
+
+
 @kept
 def _settle_calls(connection: Connection) -> Update:
     new = _ANSWERED.table(connection).c
@@ -161,6 +184,7 @@ def _taken_before(connection: Connection, missed: Sequence[Settlement]) -> set[i
         among(connection, items.c.transaction_id, {one.transaction_id for one in missed}),
         among(connection, items.c.call_id, {one.call_id for one in missed}),
         state_is(ItemState.DONE, ItemState.FAILED, ItemState.SKIPPED),
+        items.c.error_code.is_distinct_from(ErrorCode.CRASHED.value),
     )
     return set(connection.execute(own).scalars())
 

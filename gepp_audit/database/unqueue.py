@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Text, and_, cast, exists, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    and_,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
+from gepp_audit.database.platform import Platform, untouched
+from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions
-from gepp_audit.database.tables import items, live
+from gepp_audit.database.tables import batches, items, live
 from gepp_audit.database.types import AuditStatus
 from gepp_audit.model import SkipReason
 
@@ -16,11 +32,15 @@ _LEFT_ALONE: Final = tuple(
 )
 
 
-def put_back(connection: Connection, audit_history_id: int) -> bool:
+#: as the platform calls a batch that is to be worked on
+_WAITING: Final = ("in_progress", "pending")
+
+
+def put_back(connection: Connection, platform: Platform, audit_history_id: int) -> bool:
     """Set the batch's still `queued` transactions back to `null`, so that they can be queued again; False: some are
     held.
 
-    Those that people decided or deleted, that belong to others, or that another open batch works on, stay as they are.
+    Those that people decided or deleted, that belong to others, or that another open batch lists, stay as they are.
     """
     other = items.alias("other")
     live_elsewhere = exists().where(
@@ -40,7 +60,14 @@ def put_back(connection: Connection, audit_history_id: int) -> bool:
         )
         .scalar_subquery()
     )
-    still_queued = and_(transactions.c.id.in_(left), cast(transactions.c.ai_audit_status, Text) == "queued")
+    organization = select(batches.c.organization_id).where(batches.c.audit_history_id == audit_history_id)
+    still_queued = and_(
+        transactions.c.id.in_(left),
+        transactions.c.id.not_in(_listed_elsewhere(connection, audit_history_id)),
+        cast(transactions.c.ai_audit_status, Text) == "queued",
+        transactions.c.organization_id == organization.scalar_subquery(),
+        *untouched(platform),
+    )
     free = select(transactions.c.id).where(still_queued).with_for_update(key_share=True, skip_locked=True)
     connection.execute(
         update(transactions)
@@ -48,3 +75,18 @@ def put_back(connection: Connection, audit_history_id: int) -> bool:
         .values(ai_audit_status=cast(literal("null"), AuditStatus))
     )
     return not connection.execute(select(exists().where(still_queued))).scalar_one()
+
+
+def _listed_elsewhere(connection: Connection, audit_history_id: int) -> Select[Any]:
+    """The ids of the platform's other open batches that have no items yet: queued again, and not yet seen by us."""
+    fanned_out = exists().where(batches.c.audit_history_id == history.c.id, batches.c.fanned_out_at.is_not(None))
+    waiting = and_(
+        history.c.id != audit_history_id,
+        history.c.status.in_(_WAITING),
+        history.c.deleted_date.is_(None),
+        ~fanned_out,
+    )
+    if connection.dialect.name == "postgresql":
+        return select(cast(func.unnest(history.c.transactions), BigInteger)).where(waiting)
+    each = func.json_each(history.c.transactions).table_valued("value", joins_implicitly=True)
+    return select(cast(each.c.value, Integer)).select_from(history, each).where(waiting)

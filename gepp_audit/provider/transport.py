@@ -49,7 +49,9 @@ class Attempt:
             return
         if getattr(info.get("request"), "method", None) == b"CONNECT":
             return  # to a proxy, which is asked for a tunnel; the request itself comes after it
-        self.check_in_time()
+        if clock() >= self.send_before:
+            # it was on time when it was handed over: the way to the server took too long, which is no frozen process
+            raise httpx2.ConnectTimeout("no connection in time")
         self.sent = True
 
     def check_in_time(self) -> None:

@@ -49,6 +49,10 @@ class Prompts:
         """Keep the prompt of a batch."""
         self._compiled[audit_history_id] = prompt
 
+    def knows(self, audit_history_id: int) -> bool:
+        """Whether the batch's prompt was added."""
+        return audit_history_id in self._compiled
+
     def of(self, audit_history_id: int) -> RuleSetPrompt:
         """The prompt of a batch that was added."""
         self._compiled.move_to_end(audit_history_id)
@@ -77,7 +81,8 @@ def prepare(
         )
     )
     for id_, batch in batches.items():
-        prompts.add(id_, compile_rules(batch.rules))
+        if batch.rules:  # they go when a batch is closed, which may just have happened
+            prompts.add(id_, compile_rules(batch.rules))
     requests: list[tuple[CallRequest, Asked]] = []
     unasked: list[Settlement] = []
     for claim in claims:
@@ -85,6 +90,8 @@ def prepare(
         reason = SkipReason.NOT_FOUND if found is None else unwanted(found, claim.organization_id)
         if found is None or reason is not None:
             unasked.append(_not_wanted(claim, reason))
+        elif not prompts.knows(claim.audit_history_id):
+            unasked.append(_not_wanted(claim, SkipReason.BATCH_WITHDRAWN))
         else:
             asked = _shown(claim, found, prompts.of(claim.audit_history_id), options)
             requests.append((_request(asked, options, send_before), asked))

@@ -57,10 +57,13 @@ class Claimer:
         self._expire_at = 0.0
         self._clock = (datetime.now(UTC), time.monotonic())
 
-    def claim(self, connection: Connection, slots: int, *, nothing_under_way: bool) -> Claimed:
-        """Claim up to `slots` items; to be run in a write transaction, whose commit sends them off."""
+    def claim(self, connection: Connection, slots: int, *, nothing_under_way: bool, expire: bool = True) -> Claimed:
+        """Claim up to `slots` items; to be run in a write transaction, whose commit sends them off.
+
+        `expire`: let leases end; not while this run holds answers that it has not settled yet.
+        """
         gate, moment = limits.lock(connection)
-        if time.monotonic() >= self._expire_at:
+        if expire and time.monotonic() >= self._expire_at:
             items.expire(connection, moment)
         closed_until = gate.closed_until(moment)
         if closed_until is not None or gate.paused_at is not None:
@@ -76,7 +79,7 @@ class Claimer:
         claims = self._choose(connection, 1 if probe else slots, moment)
         suspect = not claims and nothing_under_way
         if suspect:
-            claims = items.claim_suspect(connection, self.terms, moment, self.organizations)
+            claims = items.claim_suspect(connection, self.terms, moment, self.organizations, self._only())
         if probe and claims:
             limits.let_one_through(connection, moment)
         return Claimed(
@@ -98,8 +101,12 @@ class Claimer:
         return items.claim(connection, chosen, self.terms, moment)
 
     def _seconds_to_due(self, connection: Connection, moment: datetime) -> float | None:
-        due = items.next_due(connection, self.organizations)
+        due = items.next_due(connection, self.organizations, self._only())
         return None if due is None else max((due - moment).total_seconds(), 0.0)
+
+    def _only(self) -> set[int] | None:
+        """The batches to which this run keeps, once it has begun `max_batches` of them; None: any."""
+        return self._begun if self.max_batches is not None and len(self._begun) >= self.max_batches else None
 
     def note(self, claimed: Claimed) -> None:
         """Remember a turn whose transaction was committed."""

@@ -28,9 +28,15 @@ def take_up(database: Database, platform: Platform, options: RunOptions, summary
     )
     if new:
         database.write(lambda connection: batches.discover(connection, statuses, organizations))
-        waiting = database.read(lambda connection: batches.waiting_for_fan_out(connection, organizations))
+        # what was withdrawn meanwhile must be let go before its transactions can be items of a newer batch
+        waiting, withdrawn = database.read(
+            lambda connection: (
+                batches.waiting_for_fan_out(connection, organizations),
+                batches.withdrawn(connection),
+            )
+        )
     for audit_history_id in withdrawn:
-        _withdraw(database, audit_history_id, summary)
+        _withdraw(database, platform, audit_history_id, summary)
     ready = [
         _fan_out(database, platform, audit_history_id, summary)
         for audit_history_id in waiting
@@ -62,8 +68,8 @@ def _fan_out(database: Database, platform: Platform, audit_history_id: int, summ
     return done.ready
 
 
-def _withdraw(database: Database, audit_history_id: int, summary: Summary) -> None:
-    skipped = database.write(lambda connection: batches.withdraw(connection, audit_history_id))
+def _withdraw(database: Database, platform: Platform, audit_history_id: int, summary: Summary) -> None:
+    skipped = database.write(lambda connection: batches.withdraw(connection, platform, audit_history_id))
     if skipped is not None:
         summary.skipped += skipped
         logs.info("batch_withdrawn", audit_history_id=audit_history_id, skipped=skipped)

@@ -116,7 +116,9 @@ def _give_up(
 ) -> GivenUp:
     id_ = batch.audit_history_id
     if not batch.wanted:
-        skipped = database.write(lambda connection: batches.withdraw(connection, id_), statement_timeout_ms=_LONG_MS)
+        skipped = database.write(
+            lambda connection: batches.withdraw(connection, platform, id_), statement_timeout_ms=_LONG_MS
+        )
         return GivenUp(audit_history_id=id_, given_up=0, outcome=None if skipped is None else BatchOutcome.WITHDRAWN)
     if batch.fanned_out_at is None:
         _take_up(database, platform, batch, statuses)

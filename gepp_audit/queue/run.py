@@ -9,6 +9,7 @@ items as slots are free (one transaction: its commit frees the slots and takes t
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import deque
@@ -152,12 +153,19 @@ class Run:
         if not settlements and not slots and not report:
             return []
 
+        tries = 0
+
         def turn(connection: Connection) -> tuple[set[int], Claimed | None]:
+            nonlocal tries
+            tries += 1
             taken = settle(connection, settlements)
+            if tries > 1:  # the first try may have been committed, and only its reply lost
+                known = {*self.asked, *(settlement.call_id for settlement in settlements)}
+                items.release_unknown(connection, self.summary.run_id, known)
             self._tell_gate(connection, settlements)
             if report:
                 runs.report(connection, self.summary.run_id, self.summary.as_json())
-            claimed = self.claimer.claim(connection, slots, nothing_under_way=not self.asked) if slots else None
+            claimed = self._claim(connection, slots) if slots else None
             self.send_before = clock() + _SEND_WITHIN
             return taken, claimed
 
@@ -170,6 +178,9 @@ class Run:
             return []
         self._note_claim(claimed, slots)
         return claimed.claims
+
+    def _claim(self, connection: Connection, slots: int) -> Claimed:
+        return self.claimer.claim(connection, slots, nothing_under_way=not self.asked, expire=not self.arrivals)
 
     def _free_slots(self) -> int:
         if self._stopping() or self.claimer.alone_call in self.asked or time.monotonic() < self.look_at:
@@ -184,7 +195,6 @@ class Run:
         self.claimer.note(claimed)
         if self.options.max_transactions is not None:
             self.seen.update(claim.transaction_id for claim in claimed.claims)
-            self.draining = self.draining or len(self.seen) >= self.options.max_transactions
         if claimed.blocked_reason is not None and not claimed.claims:
             self.summary.block_reason, self.summary.block_detail = claimed.blocked_reason, claimed.blocked_detail
         self.found_some = bool(claimed.claims)
@@ -199,7 +209,8 @@ class Run:
 
     def _tell_gate(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
         """What these answers say of the provider itself holds for all hosts."""
-        refused = [one for one in settlements if one.outcome is CallOutcome.BLOCK]
+        # a call that never left tells of this host alone
+        refused = [one for one in settlements if one.outcome is CallOutcome.BLOCK and one.sent]
         if refused:
             limits.block(connection, refused[0].error_code or ErrorCode.REQUEST_REJECTED, refused[0].error or "")
         elif self.claimer.blocked and any(one.outcome in _ANSWERED for one in settlements):
@@ -255,14 +266,13 @@ class Run:
 
     def notice_stop(self) -> None:
         """Drain when a signal came or the time is up; give up what is in flight when the grace is over."""
-        out_of_time = self.options.max_seconds is not None and time.monotonic() - self.began > self.options.max_seconds
-        if (out_of_time or self.stop.requested) and not self.draining:
+        enough = self.options.max_transactions is not None and len(self.seen) >= self.options.max_transactions
+        if (enough or self._seconds_left() <= 0 or self.stop.requested) and not self.draining:
             self.draining = True
             self.database.write(lambda connection: runs.drain(connection, self.summary.run_id), patience=_PATIENCE)
         if self.stop.out_of_patience and self.asked:
-            self.provider.abandon()
-            self.unasked += [judging.abandoned(asked.claim) for asked in self.asked.values()]
-            self.asked.clear()
+            # what has been answered stays here: `wait` hands it over
+            self.unasked += [judging.abandoned(self.asked.pop(id_).claim) for id_ in self.provider.abandon()]
 
     def more_to_do(self) -> bool:
         """Nothing is in flight: whether to go on, after waiting for what is due soon."""
@@ -275,7 +285,7 @@ class Run:
         wait = max(self.due_at, self.look_at) - time.monotonic()
         if wait > _DUE_WITHIN:
             return self.sweep()
-        self.stop.sleep(max(wait, 0.0))
+        self.stop.sleep(max(min(wait, self._seconds_left()), 0.0))
         return True
 
     def _stopping(self) -> bool:
@@ -300,6 +310,11 @@ class Run:
         return Outcome.INTERRUPTED if self.stop.requested else Outcome.PROCESSED
 
     # -- small ones ----------------------------------------------------------------------------------------------------
+
+    def _seconds_left(self) -> float:
+        """Until `max_seconds` are over."""
+        most = self.options.max_seconds
+        return math.inf if most is None else self.began + most - time.monotonic()
 
     def _seconds_to_wait(self) -> float:
         if self.found_some and self._free_slots():

@@ -40,7 +40,9 @@ def process_queue(
     if not database.read(lambda connection: runs.anything_open(connection, options.batch_statuses)):
         database.write(lambda connection: runs.tick(connection, identity))
         return summary
-    summary.busy_run = database.write(lambda connection: _begin(connection, identity))
+    summary.busy_run, dead, in_flight = database.write(lambda connection: _begin(connection, identity))
+    if dead:
+        logs.warning("runs_buried", run_ids=dead, calls_in_flight=in_flight)
     if summary.busy_run is not None:
         summary.outcome = Outcome.BUSY
         return summary
@@ -62,16 +64,16 @@ def process_queue(
     return summary
 
 
-def _begin(connection: Connection, identity: RunIdentity) -> str | None:
-    """Note this run, and bury those of this host whose process is gone; or name the run that keeps this one away."""
+def _begin(connection: Connection, identity: RunIdentity) -> tuple[str | None, list[str], int]:
+    """Note this run, and bury those of this host whose process is gone.
+
+    Returns the run that keeps this one away, the buried ones, and how many calls those had in flight.
+    """
     limits.lock(connection)
     others = runs.unfinished(connection, identity.host)
     dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
     in_flight = runs.bury(connection, dead)
-    if dead:
-        logs.warning("runs_buried", run_ids=dead, calls_in_flight=in_flight)
     busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
-    if busy:
-        return busy[0]
-    runs.start(connection, identity)
-    return None
+    if not busy:
+        runs.start(connection, identity)
+    return (busy[0] if busy else None), dead, in_flight

@@ -6,9 +6,10 @@ leaves at once: whatever was in flight is seen to be gone by the next run of thi
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
-import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -23,7 +24,8 @@ class Stop:
     def __init__(self) -> None:
         self.signal: int | None = None
         self._since = 0.0
-        self._arrived = threading.Event()
+        #: a queue and no event: its `put` may be called in a signal handler while `sleep` waits
+        self._arrived: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._wake: Callable[[], None] | None = None
 
     def install(self) -> None:
@@ -40,13 +42,14 @@ class Stop:
             os._exit(128 + number)
         self.signal = number
         self._since = time.monotonic()
-        self._arrived.set()
+        self._arrived.put(None)
         if self._wake is not None:
             self._wake()
 
     def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until a signal arrives."""
-        self._arrived.wait(seconds)
+        with contextlib.suppress(queue.Empty):
+            self._arrived.get(timeout=max(seconds, 0.0))
 
     @property
     def requested(self) -> bool:

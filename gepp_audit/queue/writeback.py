@@ -7,14 +7,17 @@ from functools import partial
 from gepp_audit import logs
 from gepp_audit.audit.transaction import input_digest
 from gepp_audit.database import closing, publish
-from gepp_audit.database.engine import Database
+from gepp_audit.database.engine import LOCK_STATES, REFUSED_CLASSES, Database, sqlstate_behind
 from gepp_audit.database.platform import Platform
+from gepp_audit.errors import OperatorError
 from gepp_audit.model import BatchOutcome, ItemState, VerdictStatus
 from gepp_audit.queue.options import RunOptions, Summary
 
 #: items in one transaction of publishing
 _SLICE = 500
 _CLOSE_TIMEOUT_MS = 300_000
+#: seconds for which a slice is tried again where the platform holds what it refers to
+_LOCK_PATIENCE = 4.0
 
 
 def publish_settled(database: Database, platform: Platform, summary: Summary) -> bool:
@@ -23,7 +26,7 @@ def publish_settled(database: Database, platform: Platform, summary: Summary) ->
     while True:
         done = _publish(database, platform, summary, _SLICE)
         again = again or bool(done.edited)
-        if len(done.written) + len(done.edited) + len(done.skipped) < _SLICE:
+        if not (done.written or done.edited or done.skipped):
             return again
 
 
@@ -33,7 +36,7 @@ def publish_slice(database: Database, platform: Platform, summary: Summary, most
 
 
 def _publish(database: Database, platform: Platform, summary: Summary, most: int) -> publish.Published:
-    done = database.write(lambda connection: publish.publish(connection, platform, input_digest, most=most))
+    done = _publish_at_most(database, platform, most)
     for status in done.written.values():
         _count(summary, status)
     summary.skipped += len(done.skipped)
@@ -45,6 +48,28 @@ def _publish(database: Database, platform: Platform, summary: Summary, most: int
             locked=done.locked,
         )
     return done
+
+
+def _publish_at_most(database: Database, platform: Platform, most: int) -> publish.Published:
+    """Publish a slice. What the platform keeps locked is left for the next time; a row that it refuses (a constraint, a
+    trigger) is found by halving, marked as failed, and keeps nothing else away.
+    """
+    try:
+        return database.write(
+            lambda connection: publish.publish(connection, platform, input_digest, most=most), patience=_LOCK_PATIENCE
+        )
+    except OperatorError as error:
+        state = sqlstate_behind(error)
+        if state in LOCK_STATES:
+            logs.info("publish_waits", reason="the platform holds what the verdicts refer to")
+            return publish.Published()
+        if state is None or not state.startswith(REFUSED_CLASSES):
+            raise
+        if most > 1:
+            return _publish_at_most(database, platform, max(most // 2, 1))
+        given_up = database.write(publish.give_up_first)
+        logs.error("transaction_not_writable", transaction_id=given_up, sqlstate=state)
+        return publish.Published(written={} if given_up is None else {given_up: ItemState.FAILED.value})
 
 
 def _count(summary: Summary, status: str) -> None:
@@ -62,10 +87,16 @@ def close_finished(database: Database, platform: Platform, options: RunOptions, 
     """End every batch in which nothing is left open; returns how many this run ended."""
     ended = 0
     for audit_history_id in database.read(closing.finished):
-        closed = database.write(
-            partial(closing.close, platform=platform, audit_history_id=audit_history_id, engine=options.engine),
-            statement_timeout_ms=_CLOSE_TIMEOUT_MS,
-        )
+        try:
+            closed = database.write(
+                partial(closing.close, platform=platform, audit_history_id=audit_history_id, engine=options.engine),
+                statement_timeout_ms=_CLOSE_TIMEOUT_MS,
+            )
+        except OperatorError as error:
+            if sqlstate_behind(error) is None:
+                raise
+            logs.error("batch_not_closed", audit_history_id=audit_history_id, reason=error.message)
+            continue  # one batch that the platform refuses to end keeps no other open
         if closed is None:
             continue
         ended += 1

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from gepp_audit.database.engine import now
-from gepp_audit.database.items import next_due
+from gepp_audit.database.items import next_due, release_unknown
 from gepp_audit.model import CallOutcome, ErrorCode, ItemState
 from tests.support import steps
 from tests.support.platforms import Platform
@@ -159,3 +159,25 @@ def test_a_ledger_id_is_never_used_twice(platform: Platform, ids: list[int]) -> 
     platform.execute("DELETE FROM gepp_audit_calls")
     steps.end_leases(platform)
     assert min(one.call_id for one in steps.claim(platform)) > first
+
+
+def test_an_answer_to_an_item_that_was_just_parked_is_still_taken(platform: Platform, ids: list[int]) -> None:
+    for _ in range(2):
+        steps.claim(platform)
+        steps.end_leases(platform)
+    steps.claim(platform)
+    [suspect] = steps.claim_suspect(platform)
+    steps.end_leases(platform)
+    steps.claim(platform)
+    assert item(platform, suspect.transaction_id)["error_code"] == "crashed"
+    assert steps.settle_all(platform, [steps.verdict(platform, suspect)]) == {suspect.call_id}
+    assert item(platform, suspect.transaction_id)["state"] == "done"
+    assert platform.value("SELECT outcome FROM gepp_audit_calls WHERE id = :id", id=suspect.call_id) == "verdict"
+
+
+def test_claims_whose_commit_was_not_heard_of_are_let_go(platform: Platform, ids: list[int]) -> None:
+    lost, known = steps.claim(platform, 2), steps.claim(platform, 2)
+    calls = {one.call_id for one in known}
+    assert platform.database.write(lambda connection: release_unknown(connection, "run-1", calls)) == 2
+    assert {one.transaction_id for one in steps.claim(platform, 2)} == {one.transaction_id for one in lost}
+    assert {item(platform, one.transaction_id)["crashes"] for one in lost} == {0}

@@ -86,7 +86,7 @@ def test_a_lost_connection_is_repeated_on_a_new_one(platform: Platform, database
 
 
 @on_postgresql
-def test_every_write_transaction_is_guarded_and_nothing_is_left_in_the_session(
+def test_every_transaction_is_guarded_and_nothing_is_left_in_the_session(
     platform: Platform, database: Database
 ) -> None:
     names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
@@ -95,7 +95,9 @@ def test_every_write_transaction_is_guarded_and_nothing_is_left_in_the_session(
         return [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
 
     assert database.write(settings) == ["2s", "30s", "5s"]
-    assert database.read(settings) == ["0", "0", "0"]
+    assert database.read(settings) == ["2s", "30s", "5s"]
+    with database.engine.connect() as connection:
+        assert settings(connection) == ["0", "0", "0"]
 
 
 def test_a_refused_statement_is_told_without_the_values_it_quotes(platform: Platform, database: Database) -> None:

@@ -102,7 +102,7 @@ def test_a_batch_that_people_ended_is_let_go(platform: Platform, organization: i
         platform.execute(f"UPDATE transaction_audit_history SET status = '{ending}' WHERE id = :id", id=batch)
     before = platform.rows("SELECT * FROM transaction_audit_history")
     assert steps.reconcile(platform) == [2]
-    assert steps.skips(platform) == dict.fromkeys(ids, "batch_withdrawn")
+    assert steps.states(platform) == {}
     assert platform.rows("SELECT * FROM transaction_audit_history") == before
     assert platform.labels(ids) == dict.fromkeys(ids, "null")
     assert platform.value("SELECT outcome FROM gepp_audit_batches") == "withdrawn"
@@ -121,3 +121,41 @@ def test_a_paid_answer_to_a_withdrawn_batch_stays_in_the_ledger(platform: Platfo
     assert (call["outcome"], call["verdict"]["status"], call["input_tokens"]) == ("superseded", "approved", 100)
     assert steps.write_back(platform).written == {}
     assert platform.labels([transaction]) == {transaction: "null"}
+
+
+def test_a_verdict_that_was_settled_before_the_batch_was_withdrawn_stays_in_the_ledger(
+    platform: Platform, organization: int
+) -> None:
+    batch = platform.batch(organization, [platform.transaction(organization)])
+    steps.take_up(platform)
+    steps.settle_all(platform, [steps.verdict(platform, one) for one in steps.claim(platform)])
+    platform.execute("UPDATE transaction_audit_history SET status = 'cancelled' WHERE id = :id", id=batch)
+    steps.reconcile(platform)
+    call = platform.one("SELECT outcome, verdict FROM gepp_audit_calls")
+    assert (call["outcome"], call["verdict"]["status"]) == ("superseded", "approved")
+
+
+@pytest.mark.parametrize("status", ["in_progress", "pending"])
+def test_what_people_queued_again_after_a_cancel_stays_queued(
+    platform: Platform, organization: int, status: str
+) -> None:
+    ids = platform.transactions(organization, 2)
+    first = platform.batch(organization, ids)
+    steps.take_up(platform)
+    platform.execute("UPDATE transaction_audit_history SET status = 'cancelled' WHERE id = :id", id=first)
+    platform.batch(organization, ids, status=status)
+    steps.reconcile(platform)
+    assert platform.labels(ids) == dict.fromkeys(ids, "queued")
+    [done] = steps.take_up(platform, ("in_progress", "pending"))
+    assert done.ready == 2
+
+
+def test_what_a_person_decided_after_the_fan_out_is_not_put_back(platform: Platform, organization: int) -> None:
+    transaction = platform.transaction(organization)
+    batch = platform.batch(organization, [transaction])
+    steps.take_up(platform)
+    decided = "is_user_audit = TRUE" if platform.is_new else "is_active = FALSE"
+    platform.execute(f"UPDATE transactions SET {decided}")
+    platform.execute("UPDATE transaction_audit_history SET status = 'cancelled' WHERE id = :id", id=batch)
+    steps.reconcile(platform)
+    assert platform.labels([transaction]) == {transaction: "queued"}

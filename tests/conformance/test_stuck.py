@@ -423,7 +423,8 @@ def test_a_long_history_and_a_long_ledger_are_never_read_as_a_whole(
     told: list[tuple[str, Any]] = []
 
     def keep(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        told.append((statement, parameters))
+        if not statement.startswith("SET LOCAL"):
+            told.append((statement, parameters))
 
     event.listen(platform.database.engine, "before_cursor_execute", keep)
     platform.database.read(lambda connection: reports.collect(connection, steps.STATUSES))

@@ -11,7 +11,10 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from gepp_audit.database.engine import parse_url
+from gepp_audit.database.platform import detect
 from gepp_audit.model import Claim
+from gepp_audit.queue.options import Summary
+from gepp_audit.queue.writeback import publish_settled
 from tests.support import steps
 from tests.support.platforms import Platform
 from tests.support.waiting import wait_until
@@ -245,3 +248,35 @@ def test_what_the_platform_holds_is_left_for_the_next_time_and_nothing_waits(
     with held(platform, f"UPDATE transaction_audit_history SET status = status WHERE id = {batch}"):
         assert steps.close_all(platform) == []
     assert len(steps.close_all(platform)) == 1
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+def test_a_row_that_the_platform_refuses_keeps_no_other_away(platform: Platform, organization: int) -> None:
+    _, claims = claimed_batch(platform, organization, 5)
+    refused = claims[2].transaction_id
+    told = [steps.verdict(platform, one) for one in claims]
+    platform.execute("UPDATE transactions SET notes = 'old' WHERE id = :id", id=refused)
+    told[2] = steps.verdict(platform, claims[2])
+    platform.execute("ALTER TABLE transactions ADD CHECK (notes <> 'old') NOT VALID")
+    steps.settle_all(platform, told)
+    summary = Summary(run_id="run-1")
+    publish_settled(platform.database, platform.database.read(detect), summary)
+    assert (summary.approved, summary.failed) == (4, 1)
+    row = platform.one("SELECT state, error_code FROM gepp_audit_items WHERE transaction_id = :id", id=refused)
+    assert (row["state"], row["error_code"]) == ("failed", "not_writable")
+    call = platform.one("SELECT verdict FROM gepp_audit_calls WHERE transaction_id = :id", id=refused)
+    assert call["verdict"]["status"] == "approved"
+
+
+def test_a_verdict_outdates_an_earlier_failure(platform: Platform, organization: int) -> None:
+    transaction = platform.transaction(organization)
+    for fails in (True, False):
+        platform.execute("UPDATE transactions SET ai_audit_status = 'queued', status = 'pending'")
+        platform.batch(organization, [transaction])
+        steps.take_up(platform)
+        [claimed] = steps.claim(platform)
+        told = steps.failure(claimed) if fails else steps.verdict(platform, claimed)
+        steps.settle_all(platform, [told])
+        steps.write_back(platform)
+        steps.close_all(platform)
+    assert steps.states(platform) == {}

@@ -304,7 +304,7 @@ def test_a_call_whose_time_to_leave_has_passed_is_not_sent(make_client: MakeClie
     assert (result, server.received) == (CallResult(call_id=3, sent=False), [])
 
 
-def test_a_call_whose_time_passes_while_it_waits_for_a_connection_is_not_sent(make_client: MakeClient) -> None:
+def test_a_call_that_finds_no_connection_in_time_is_not_sent_and_counts_as_a_wait(make_client: MakeClient) -> None:
     hold = threading.Event()
     with HostileServer(Reply(200, completion(TEXT), hold=hold)) as server:
         client = make_client(server.url, concurrency=1)
@@ -316,7 +316,10 @@ def test_a_call_whose_time_passes_while_it_waits_for_a_connection_is_not_sent(ma
             client.wait(0.05)
         hold.set()
         results = {result.call_id: result for result in results_of(client, 2)}
-    assert (results[1].text, results[2], len(server.received)) == (TEXT, CallResult(call_id=2, sent=False), 1)
+    late_failure = results[2].failure
+    assert late_failure is not None
+    assert (results[2].sent, late_failure.kind) == (False, FailureKind.RETRY)
+    assert (results[1].text, len(server.received)) == (TEXT, 1)
 
 
 def test_a_rejection_without_a_reason_is_about_the_transaction_once_another_was_accepted(

@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from typing import Any, Final
 
 from tests.support.platforms import Platform
-from tests.support.processes import ROOT, Programs, Simulator
+from tests.support.processes import ROOT, Process, Programs, Simulator
 from tests.support.waiting import wait_until
 
 ORGANIZATIONS: Final = (1, 2, 3)
@@ -27,6 +27,8 @@ OURS: Final = (
     "gepp_audit_batches", "gepp_audit_items", "gepp_audit_calls", "gepp_audit_runs", "gepp_audit_limits",
     "gepp_audit_usage_daily",
 )  # fmt: skip
+#: what a scenario does to a call that must not end before the test does
+HANG: Final = {"extra_latency_ms": 300_000}
 _MOMENTS: Final = ("transaction_date", "arrival_date")
 _REJECTING: Final = frozenset({"reject", "auto-reject"})
 
@@ -194,6 +196,18 @@ def connect(programs: Programs, platform: Platform, simulator: Simulator) -> Non
     programs.environ |= {"DATABASE_URL": platform.url, "GEPP_AUDIT_BACKOFF_SECONDS": "0.1", **simulator.environ}
 
 
+def start(programs: Programs, host: str = "h1", **environ: str) -> Process:
+    """A run of this host, which tells at its end what it did."""
+    return programs.start("process-queue", "--json", environ={**environ, "GEPP_AUDIT_HOST": host})
+
+
+def finish(programs: Programs, simulator: Simulator, host: str = "h1") -> None:
+    """Let the simulator answer again, and one more run do what is left."""
+    simulator.scenario({"rules": []})
+    done = programs.run("process-queue", GEPP_AUDIT_HOST=host)
+    assert (done.exit_code, done.stdout) == (0, "")
+
+
 def asked(simulator: Simulator) -> list[int]:
     """The transaction of each call, in the order of arrival."""
     return [int(call["transaction_id"]) for call in simulator.calls()]
@@ -202,6 +216,12 @@ def asked(simulator: Simulator) -> list[int]:
 def wait_for_calls(simulator: Simulator, number: int) -> None:
     """Until so many calls have arrived, answered or not."""
     wait_until(lambda: len(simulator.calls()) >= number, 60, what=f"the arrival of {number} calls")
+
+
+def labels_settled(queue: SampleQueue) -> bool:
+    """Every verdict is written and every batch closed."""
+    left = queue.platform.value("SELECT count(*) FROM transaction_audit_history WHERE completed_at IS NULL")
+    return left == 0 and queue.labels() == queue.statuses
 
 
 def ledger(platform: Platform, outcome: str | None) -> list[int]:

@@ -130,7 +130,7 @@ def reconcile(platform: Platform) -> list[int | None]:
     """Let go what people withdrew."""
     database = platform.database
     return [
-        database.write(lambda connection, id_=id_: batches.withdraw(connection, id_))  # type: ignore[misc] # bound now
+        database.write(lambda connection, id_=id_: batches.withdraw(connection, detect(connection), id_))  # type: ignore[misc] # bound now
         for id_ in database.read(batches.withdrawn)
     ]
 

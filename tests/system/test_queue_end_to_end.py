@@ -18,8 +18,8 @@ from tests.support.queues import SampleQueue, as_moment, asked, connect, everyth
 
 PRICES = {"simulator-1": {"input": "1", "cached_input": "0.1", "output": "2"}}
 WRITTEN = {
-    "ai_audit_status", "ai_audit_note", "reject_triggers", "warning_triggers", "ai_audit_date", "audit_tokens", "status",
-    "updated_date",
+    "ai_audit_status", "ai_audit_note", "reject_triggers", "warning_triggers", "ai_audit_date", "audit_tokens",
+    "status", "updated_date",
 }  # fmt: skip
 #: organizations of the sample whose verdicts decide the transaction's status too
 DECIDING = (1, 3)

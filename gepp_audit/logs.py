@@ -1,8 +1,9 @@
 """What the program tells while it works: events with fields, to stderr and to a log file, without secrets.
 
-At a terminal stderr gets every event, readable; without one (cron) it stays silent below a warning, and the log file
-gets the events. An event is `logs.info("run_started", concurrency=32)`: a name of a small fixed vocabulary, and
-fields. Fields that are None are left out. `bound(run_id=…)` adds fields to all events inside.
+stderr stays silent below a warning, under cron and at a terminal, where a progress bar and a summary tell enough; with
+-v it gets every event, readable. The log file gets the events. An event is `logs.info("run_started", concurrency=32)`:
+a name of a small fixed vocabulary, and fields. Fields that are None are left out. `bound(run_id=…)` adds fields to all
+events inside.
 
 structlog is imported with the first event that is written: a run that has nothing to tell does not pay for it. A
 registered secret comes out as `***` wherever it stands: in a field, nested, or in an exception's text.
@@ -45,13 +46,11 @@ _DEEPEST: Final = 6
 class LogConfig:
     """How and where events are written."""
 
-    #: above 0: debug events too (-v); below 0: stderr gets errors alone (-q)
+    #: above 0: stderr gets every event, debug ones too (-v); below 0: errors alone (-q)
     verbosity: int = 0
     #: `console` or `json` for both; None: stderr readable, the file JSON lines
     format: str | None = None
     file: Path | None = None
-    #: stderr is a terminal
-    interactive: bool = False
     colour: bool = False
     #: texts that are never written
     secrets: tuple[str, ...] = ()
@@ -63,7 +62,7 @@ class LogConfig:
             return logging.ERROR
         if self.verbosity > 0:
             return logging.DEBUG
-        return logging.INFO if self.interactive else logging.WARNING
+        return logging.WARNING
 
     @property
     def file_level(self) -> int:

@@ -55,7 +55,6 @@ class App:
                 verbosity=self.verbosity,
                 format=settings.log_format,
                 file=settings.log_file,
-                interactive=is_terminal(sys.stderr),
                 colour=wants_colour(sys.stderr),
                 secrets=settings.secrets(),
             )

@@ -46,6 +46,9 @@ def _guarded(app: App, invoke: Callable[[], Any]) -> int:
         except BrokenPipeError:  # who read our output has seen enough; the work is done all the same
             _close_stdout()
         return returned.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        render.error_text(error.ctx.get_help() if error.ctx is not None else error.format_message())
+        return error.exit_code
     except click.ClickException as error:
         return _told_usage(app, error)
     except click.Abort as error:

@@ -48,6 +48,8 @@ def enqueue(
 
     ids = transactions + (_read_ids(transactions_from) if transactions_from is not None else ())
     named = bool(transactions) or transactions_from is not None
+    if named and not ids:
+        raise click.UsageError(f"{transactions_from} holds no id.")
     request = EnqueueRequest(
         organization_id=organization,
         transaction_ids=ids if named else None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gepp_audit import logs
-from gepp_audit.cli.app import App, is_terminal
+from gepp_audit.cli.app import App, is_terminal, wants_colour
 from gepp_audit.cli.options import COUNT, SECONDS, json_option, organizations_option
 from gepp_audit.cli.render import Result, Table, error_text
 
@@ -69,11 +69,12 @@ def process_queue(
 
         stop = Stop()
         stop.install()
-        with _provider(settings, stop) as open_provider, _listener(progress) as listener:
+        wanted = wants_colour(sys.stderr) and app.verbosity >= 0 if progress is None else progress
+        with _provider(settings, stop) as open_provider, _listener(wanted) as listener:
             summary = run_queue(database, options, open_provider, stop=stop, listener=listener)
     finally:
         database.close()
-    return _result(summary, stop, quiet=not is_terminal(sys.stderr))
+    return _result(summary, stop, quiet=not is_terminal(sys.stderr) or app.verbosity < 0)
 
 
 def _options(
@@ -134,8 +135,8 @@ def _provider(settings: Settings, stop: Stop) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _listener(progress: bool | None) -> Iterator[Listener | None]:
-    if not (is_terminal(sys.stderr) if progress is None else progress):
+def _listener(progress: bool) -> Iterator[Listener | None]:
+    if not progress:
         yield None
         return
     from gepp_audit.cli.progress import progress_bar
@@ -159,7 +160,13 @@ def _result(summary: Summary, stop: Stop, *, quiet: bool) -> Result:
 def _blocked(summary: Summary) -> Result:
     """The provider refuses us: what was done until then, and on stderr what to do."""
     message = f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}"
-    fix = _FIXES.get(summary.block_reason or "", 'Run "gepp-audit stuck".')
+    if summary.calls == 0 and summary.block_wait is not None:
+        message = f"an earlier call was refused ({summary.block_reason}), and this run tried none: "
+        message += summary.block_detail or "the provider said no more"
+        fix = f"If that is mended, a run tries one call in {summary.block_wait:.0f} s by itself, or at once after "
+        fix += '"gepp-audit stuck --requeue BATCH --yes".'
+    else:
+        fix = _FIXES.get(summary.block_reason or "", 'Run "gepp-audit stuck".')
     error_text(logs.redacted(f"Error: {message}\n{fix}"))
     logs.event(40, "run_blocked", file_only=True, reason=summary.block_reason, message=message)
     error = {"code": summary.block_reason, "message": logs.redacted(message), "fix": fix}

@@ -60,14 +60,18 @@ def error_text(text: str) -> None:
         return
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:  # closed by whoever started us: nobody reads
+        return
     encoding = stream.encoding or "utf-8"
     stream.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
 
 
-def _json(value: Any, stream: TextIO) -> str:
+def _json(value: Any, stream: TextIO | None) -> str:
     """One line for a program, indented for a person; UTF-8, or escapes where the stream cannot take it."""
+    if stream is None:
+        return ""
     utf8 = (stream.encoding or "utf-8").lower().replace("-", "") == "utf8"
     indent = 2 if is_terminal(stream) else None
     return json_escaped(json.dumps(value, default=_plain, ensure_ascii=not utf8, indent=indent))

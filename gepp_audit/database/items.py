@@ -38,7 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from gepp_audit.database.rows import Rows, among, among_later, ids_of, kept
-from gepp_audit.database.tables import IS_CALLING, IS_READY, batches, calls, items
+from gepp_audit.database.tables import IS_CALLING, IS_READY, batches, calls, items, state_is
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import CallOutcome, Claim, ErrorCode, ItemState
 
@@ -160,6 +160,14 @@ def _open_batches(_connection: Connection) -> Select[Any]:
 
 def _claimable(audit_history_id: Any) -> tuple[ColumnElement[bool], ...]:
     return items.c.audit_history_id == audit_history_id, IS_READY, items.c.available_at <= _MOMENT
+
+
+def count_open(connection: Connection, organizations: Sequence[int] = ()) -> int:
+    """How many items wait for a call or are asked, over all open batches."""
+    statement = select(func.count()).where(state_is(ItemState.READY, ItemState.CALLING))
+    if organizations:
+        statement = statement.where(items.c.organization_id.in_(organizations))
+    return int(connection.execute(statement).scalar_one())
 
 
 def in_flight(connection: Connection) -> dict[int, int]:

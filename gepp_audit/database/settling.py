@@ -112,7 +112,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[int
         return set()
     moment = opened_at(connection)
     filled = _SETTLED.fill(connection, (_item_row(settlement, moment) for settlement in settlements))
-    taken = set(connection.execute(_settle_items(connection), filled | {"settle_moment": moment}).scalars())
+    by_item = {(one.audit_history_id, one.transaction_id): one.call_id for one in settlements}
+    found = connection.execute(_settle_items(connection), filled | {"settle_moment": moment})
+    taken = {by_item[row.audit_history_id, row.transaction_id] for row in found}
     taken |= _taken_before(connection, [one for one in settlements if one.call_id not in taken])
     filled = _ANSWERED.fill(connection, (_call_row(settlement, taken) for settlement in settlements))
     connection.execute(_settle_calls(connection), filled | {"settle_moment": moment})
@@ -153,7 +155,8 @@ def _settle_items(connection: Connection) -> ReturningUpdate[Any]:
             input_digest=new.input_digest,
             settled_at=case((ended, moment), else_=items.c.settled_at),
         )
-        .returning(new.call_id)
+        # not the call: SQLite would return the item's own, which a waiting one has lost just now
+        .returning(items.c.audit_history_id, items.c.transaction_id)
     )
 
 

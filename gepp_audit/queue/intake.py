@@ -53,7 +53,7 @@ def _fan_out(database: Database, platform: Platform, audit_history_id: int, summ
     if done is None:
         return 0
     summary.skipped += done.skipped
-    summary.taken_up += done.total
+    summary.taken_up += done.total - done.ready
     tell = logs.warning if done.error else logs.info
     tell(
         "batch_fanned_out",

@@ -70,6 +70,8 @@ class Summary:
     seconds: float = 0.0
     block_reason: ErrorCode | None = None
     block_detail: str | None = None
+    #: seconds until the provider may be tried again, where this run found it blocked and did not try
+    block_wait: float | None = None
     #: transactions that were ready when this run took up their batches
     taken_up: int = 0
     #: the run that keeps this one away

@@ -99,6 +99,9 @@ class Run:
         self.due_at: float | None = began
         #: items that this run settled since it last published; those that others left are published at the end
         self.unpublished = 1
+        #: some item ended, with a verdict or without; and what the latest call that failed met
+        self.settled_some = False
+        self.last_failure: str | None = None
         #: after this a claimed call must not leave any more (provider's clock)
         self.send_before = 0.0
         self.last = dict.fromkeys(("publish", "sweep", "report"), time.monotonic())
@@ -107,6 +110,9 @@ class Run:
         """Go on until nothing is due, a stop was asked for, the time is up, or the provider refuses us."""
         logs.info("run_started", model=self.options.model, concurrency=self.options.concurrency)
         intake.take_up(self.database, self.platform, self.options, self.summary)
+        self.summary.taken_up += self.database.read(
+            lambda connection: items.count_open(connection, self.options.organizations)
+        )
         self.provider.ready(_READY_WITHIN)  # a claimed call leaves now, not when the SDK has been imported
         while True:
             settlements = self.arrived()
@@ -197,6 +203,7 @@ class Run:
             self.seen.update(claim.transaction_id for claim in claimed.claims)
         if claimed.blocked_reason is not None and not claimed.claims:
             self.summary.block_reason, self.summary.block_detail = claimed.blocked_reason, claimed.blocked_detail
+            self.summary.block_wait = claimed.seconds_to_due
         self.found_some = bool(claimed.claims)
         self.look_at = 0.0 if len(claimed.claims) == slots else now + _LOOK_AGAIN
         self.due_at = None if claimed.seconds_to_due is None else now + claimed.seconds_to_due
@@ -302,6 +309,8 @@ class Run:
             return batches.count_open(connection, self.options.organizations)
 
         summary.batches_in_progress = self.database.write(finish)
+        if summary.retries and not self.settled_some and summary.outcome is Outcome.PROCESSED:
+            logs.warning("no_call_got_through", tries=summary.retries, reason=self.last_failure)
         logs.info("run_finished", **{name: value for name, value in summary.as_json().items() if name != "run_id"})
 
     def _outcome(self) -> Outcome:
@@ -345,10 +354,12 @@ class Run:
         if used:
             both = summary.cost is not None and settlement.cost is not None
             summary.cost = summary.cost + settlement.cost if both else None  # type: ignore[operator] # both are decimals
-        summary.retries += settlement.attempt or settlement.wait
+        summary.retries += settlement.state is ItemState.READY and (settlement.attempt or settlement.wait)
         summary.released += settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
         summary.skipped += settlement.state is ItemState.SKIPPED
         self.unpublished += settlement.state is not ItemState.READY
+        self.settled_some = self.settled_some or settlement.state is not ItemState.READY
+        self.last_failure = settlement.error or self.last_failure
         if settlement.outcome is CallOutcome.BLOCK and summary.block_reason is None:
             summary.block_reason, summary.block_detail = settlement.error_code, settlement.error
         judging.tell(settlement, taken)

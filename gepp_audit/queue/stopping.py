@@ -39,7 +39,11 @@ class Stop:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
+            _tell("Left at once; the calls under way will be asked again.")
             os._exit(128 + number)
+        _tell(
+            f"Stopping: answers that are paid for are waited for, {GRACE_SECONDS:.0f} s at most; again leaves at once."
+        )
         self.signal = number
         self._since = time.monotonic()
         self._arrived.put(None)
@@ -65,3 +69,10 @@ class Stop:
     def exit_code(self) -> int:
         """130 or 143, as a shell expects after a signal."""
         return 128 + (self.signal or 0)
+
+
+def _tell(sentence: str) -> None:
+    """A line for the person at the terminal, written as a signal handler may; cron's log stays as it is."""
+    with contextlib.suppress(OSError):
+        if os.isatty(2):
+            os.write(2, f"\n{sentence}\n".encode())

@@ -122,7 +122,7 @@ def test_a_wait_costs_no_attempt_and_keeps_the_item_away_until_it_is_due(platfor
     wait = steps.failure(
         claimed, state=ItemState.READY, code=ErrorCode.RATE_LIMITED, outcome=CallOutcome.RETRY, wait=True, delay=60.0
     )
-    steps.settle_all(platform, [wait])
+    assert steps.settle_all(platform, [wait]) == {claimed.call_id}
     found = item(platform, claimed.transaction_id)
     assert (found["state"], found["attempts"], found["waits"], found["call_id"]) == ("ready", 0, 1, None)
     assert found["first_failed_at"] is not None

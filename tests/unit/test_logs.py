@@ -46,20 +46,12 @@ def tell_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interactive", "verbosity", "heard"),
-    [
-        (False, 0, ["warning", "error"]),
-        (True, 0, ["info", "warning", "error"]),
-        (False, 1, ["debug", "info", "warning", "error"]),
-        (True, 1, ["debug", "info", "warning", "error"]),
-        (True, -1, ["error"]),
-        (False, -1, ["error"]),
-    ],
+    ("verbosity", "heard"), [(0, ["warning", "error"]), (1, ["debug", "info", "warning", "error"]), (-1, ["error"])]
 )
 def test_stderr_gets_the_events_of_its_level(
-    interactive: bool, verbosity: int, heard: list[str], capsys: pytest.CaptureFixture[str]
+    verbosity: int, heard: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.configure(logs.LogConfig(interactive=interactive, verbosity=verbosity))
+    logs.configure(logs.LogConfig(verbosity=verbosity))
     tell_all()
     told = capsys.readouterr().err
     assert [name for name in LEVELS if f"event_{name}" in told] == heard
@@ -87,7 +79,7 @@ def test_a_warning_of_a_library_becomes_an_event(tmp_path: Path) -> None:
 
 
 def test_lines_for_stderr_go_through_the_progress_bar_where_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(logs.LogConfig(interactive=True))
+    logs.configure(logs.LogConfig(verbosity=1))
     above: list[str] = []
     with logs.console_through(above.append):
         logs.info("run_started")
@@ -128,7 +120,7 @@ def test_thai_stays_readable_and_a_newline_does_not_begin_a_line(tmp_path: Path)
 
 @pytest.mark.parametrize("form", [None, "console"])
 def test_a_control_character_does_not_reach_the_terminal(form: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(logs.LogConfig(interactive=True, format=form))
+    logs.configure(logs.LogConfig(verbosity=1, format=form))
     logs.info("note", text="a\x1b[31m\rb")
     told = capsys.readouterr().err
     assert ("\x1b" in told, "\r" in told, "x1b" in told) == (False, False, True)
@@ -146,7 +138,7 @@ def test_the_format_can_be_chosen_for_both(tmp_path: Path, capsys: pytest.Captur
 def test_colour_is_only_where_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     told = []
     for colour in (False, True):
-        logs.configure(logs.LogConfig(interactive=True, colour=colour))
+        logs.configure(logs.LogConfig(verbosity=1, colour=colour))
         logs.info("e")
         told.append("\x1b[" in capsys.readouterr().err)
     assert told == [False, True]

@@ -354,7 +354,8 @@ class Run:
         if used:
             both = summary.cost is not None and settlement.cost is not None
             summary.cost = summary.cost + settlement.cost if both else None  # type: ignore[operator] # both are decimals
-        summary.retries += settlement.state is ItemState.READY and (settlement.attempt or settlement.wait)
+        again = settlement.state is ItemState.READY and (settlement.attempt or settlement.wait)
+        summary.retries += taken and again
         summary.released += settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
         summary.skipped += settlement.state is ItemState.SKIPPED
         self.unpublished += settlement.state is not ItemState.READY

@@ -176,6 +176,7 @@ class Run:
             return taken, claimed
 
         taken, claimed = self.database.write(turn, patience=_PATIENCE)
+        self.claimer.blocked = self.claimer.blocked and not self._lifts_block(settlements)
         for settlement in settlements:
             self._tell(settlement, settlement.call_id in taken)
             if settlement.state is ItemState.READY:
@@ -220,12 +221,15 @@ class Run:
         refused = [one for one in settlements if one.outcome is CallOutcome.BLOCK and one.sent]
         if refused:
             limits.block(connection, refused[0].error_code or ErrorCode.REQUEST_REJECTED, refused[0].error or "")
-        elif self.claimer.blocked and any(one.outcome in _ANSWERED for one in settlements):
+        elif self._lifts_block(settlements):
             limits.unblock(connection)
-            self.claimer.blocked = False
         waits = [one.throttle for one in settlements if one.throttle is not None]
         if waits:
             limits.throttle(connection, max(waits))
+
+    def _lifts_block(self, settlements: Sequence[Settlement]) -> bool:
+        """The provider had refused us, and answers again."""
+        return self.claimer.blocked and any(one.outcome in _ANSWERED for one in settlements)
 
     # -- ask -----------------------------------------------------------------------------------------------------------
 

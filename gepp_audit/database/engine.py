@@ -61,6 +61,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.is_postgresql = engine.dialect.name == "postgresql"
+        #: seconds for which a statement is repeated while the database is out of reach, unless a caller says otherwise
+        self.patience = 15.0
         #: for messages: the password is masked
         plain = engine.url.set(drivername=engine.url.get_backend_name())
         self.name = masked_url(plain.render_as_string(hide_password=False))
@@ -69,17 +71,20 @@ class Database:
         self,
         work: Callable[[Connection], T],
         *,
-        patience: float = 15.0,
+        patience: float | None = None,
+        lock_patience: float | None = None,
         statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     ) -> T:
         """Run `work` in one write transaction and return what it returns.
 
-        `patience`: seconds for which it is repeated when the database asks for it or is out of reach; then
-        OperatorError.
+        `patience`: seconds for which it is repeated when the database asks for it or is out of reach, default
+        `self.patience`; then OperatorError. `lock_patience`: the same where somebody else keeps a lock.
         """
-        return self._repeat(lambda: self._in_transaction(work, True, statement_timeout_ms), patience)
+        return self._repeat(
+            lambda: self._in_transaction(work, True, statement_timeout_ms), patience, lock_patience=lock_patience
+        )
 
-    def read(self, work: Callable[[Connection], T], *, patience: float = 15.0) -> T:
+    def read(self, work: Callable[[Connection], T], *, patience: float | None = None) -> T:
         """Run `work` in a transaction that is rolled back, and return what it returns."""
         return self._repeat(lambda: self._in_transaction(work, False, STATEMENT_TIMEOUT_MS), patience)
 
@@ -102,14 +107,17 @@ class Database:
             finally:
                 transaction.close()
 
-    def _repeat(self, attempt: Callable[[], T], patience: float) -> T:
-        deadline = time.monotonic() + patience
+    def _repeat(self, attempt: Callable[[], T], patience: float | None, *, lock_patience: float | None = None) -> T:
+        began = time.monotonic()
+        patience = self.patience if patience is None else patience
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return attempt()
             except DBAPIError as error:
-                if not _worth_repeating(error) or time.monotonic() + pause > deadline:
+                held = lock_patience is not None and sqlstate(error) in LOCK_STATES
+                limit = lock_patience if held and lock_patience is not None else patience
+                if not _worth_repeating(error) or time.monotonic() + pause > began + limit:
                     raise operator_error(error, self.name) from error
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

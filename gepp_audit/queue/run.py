@@ -108,6 +108,7 @@ class Run:
 
     def work(self) -> None:
         """Go on until nothing is due, a stop was asked for, the time is up, or the provider refuses us."""
+        self.database.patience = _PATIENCE
         logs.info("run_started", model=self.options.model, concurrency=self.options.concurrency)
         intake.take_up(self.database, self.platform, self.options, self.summary)
         self.summary.taken_up += self.database.read(
@@ -175,7 +176,7 @@ class Run:
             self.send_before = clock() + _SEND_WITHIN
             return taken, claimed
 
-        taken, claimed = self.database.write(turn, patience=_PATIENCE)
+        taken, claimed = self.database.write(turn)
         self.claimer.blocked = self.claimer.blocked and not self._lifts_block(settlements)
         for settlement in settlements:
             self._tell(settlement, settlement.call_id in taken)
@@ -280,7 +281,7 @@ class Run:
         enough = self.options.max_transactions is not None and len(self.seen) >= self.options.max_transactions
         if (enough or self._seconds_left() <= 0 or self.stop.requested) and not self.draining:
             self.draining = True
-            self.database.write(lambda connection: runs.drain(connection, self.summary.run_id), patience=_PATIENCE)
+            self.database.write(lambda connection: runs.drain(connection, self.summary.run_id))
         if self.stop.out_of_patience and self.asked:
             # what has been answered stays here: `wait` hands it over
             self.unasked += [judging.abandoned(self.asked.pop(id_).claim) for id_ in self.provider.abandon()]

@@ -56,7 +56,8 @@ def _publish_at_most(database: Database, platform: Platform, most: int) -> publi
     """
     try:
         return database.write(
-            lambda connection: publish.publish(connection, platform, input_digest, most=most), patience=_LOCK_PATIENCE
+            lambda connection: publish.publish(connection, platform, input_digest, most=most),
+            lock_patience=_LOCK_PATIENCE,
         )
     except OperatorError as error:
         state = sqlstate_behind(error)

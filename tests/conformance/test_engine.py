@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, create_engine, text
 
-from gepp_audit.database.engine import Database, open_database, parse_url
+from gepp_audit.database.engine import Database, open_database, parse_url, sqlstate_behind
 from gepp_audit.errors import OperatorError
 from tests.support.platforms import Platform
 from tests.support.secrets import TEST_DB_PASSWORD
@@ -186,3 +186,15 @@ def test_other_addresses_are_refused_without_quoting_them(url: str) -> None:
     with pytest.raises(OperatorError, match="DATABASE_URL") as refused:
         parse_url(url)
     assert "secret" not in str(refused.value)
+
+
+@on_postgresql
+def test_a_lock_that_is_kept_ends_sooner_than_a_lost_server_where_that_is_asked_for(
+    platform: Platform, database: Database
+) -> None:
+    holder = create_engine(parse_url(platform.url)).connect()
+    rename(holder, 1, "held")
+    with pytest.raises(OperatorError) as refused:
+        database.write(lambda connection: rename(connection, 1, "ours"), patience=600.0, lock_patience=0.0)
+    holder.close()
+    assert sqlstate_behind(refused.value) == "55P03"

@@ -41,7 +41,7 @@ _SEND_WITHIN: Final = 2.0
 #: so many calls are settled and claimed in one turn: the first of a wave of answers need not wait for the last
 _TURN: Final = 8
 #: verdicts are published in small slices, since the answers that arrive meanwhile wait
-_PUBLISH_AT: Final = 32
+_PUBLISH_AT: Final = 48
 _PUBLISH_EVERY: Final = 1.0
 _SWEEP_EVERY: Final = 5.0
 _REPORT_EVERY: Final = 10.0

@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from gepp_audit.queue.stopping import Stop
     from gepp_audit.settings import Settings
 
-#: what to do about each reason of a block
-_FIXES = {
-    "key_rejected": "Set a valid OPENAI_API_KEY; the next run tries it by itself, at the latest after a minute.",
-    "quota_exhausted": "Add credit or raise the limit at the provider; the next run tries it by itself.",
-    "model_unavailable": "Set GEPP_AUDIT_MODEL to a model that this key may use; the next run tries it by itself.",
-    "request_rejected": "Correct GEPP_AUDIT_MODEL or OPENAI_BASE_URL; the next run tries it by itself.",
-}
-
 
 @click.command("process-queue")
 @click.option("--max-batches", type=COUNT, metavar="N", help="Work on at most N batches, oldest first.")
@@ -159,6 +151,8 @@ def _result(summary: Summary, stop: Stop, *, quiet: bool) -> Result:
 
 def _blocked(summary: Summary) -> Result:
     """The provider refuses us: what was done until then, and on stderr what to do."""
+    from gepp_audit.queue.remedies import of_refusal
+
     message = f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}"
     if summary.calls == 0 and summary.block_wait is not None:
         message = f"an earlier call was refused ({summary.block_reason}), and this run tried none: "
@@ -166,7 +160,7 @@ def _blocked(summary: Summary) -> Result:
         fix = f"If that is mended, a run tries one call in {summary.block_wait:.0f} s by itself, or at once after "
         fix += '"gepp-audit stuck --requeue BATCH --yes".'
     else:
-        fix = _FIXES.get(summary.block_reason or "", 'Run "gepp-audit stuck".')
+        fix = f"{of_refusal(summary.block_reason or '').mend}; the next run tries it by itself, one call a minute."
     error_text(logs.redacted(f"Error: {message}\n{fix}"))
     logs.event(40, "run_blocked", file_only=True, reason=summary.block_reason, message=message)
     error = {"code": summary.block_reason, "message": logs.redacted(message), "fix": fix}

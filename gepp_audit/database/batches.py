@@ -37,16 +37,14 @@ from gepp_audit.audit.rules import from_snapshot, rules_digest, to_snapshot
 from gepp_audit.database.engine import now
 from gepp_audit.database.failure_memory import refuse_unchanged
 from gepp_audit.database.platform import Platform, load_rules
+from gepp_audit.database.platform_tables import IN_PROGRESS, transactions
 from gepp_audit.database.platform_tables import transaction_audit_history as history
-from gepp_audit.database.platform_tables import transactions
 from gepp_audit.database.runs import undiscovered_batches
 from gepp_audit.database.tables import IS_LIVE, batches, calls, items, state_is
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.database.unqueue import put_back
 from gepp_audit.model import Batch, BatchOutcome, CallOutcome, ErrorCode, ItemState, SkipReason
 
-#: the status that every open batch has once we work on it
-IN_PROGRESS: Final = "in_progress"
 NO_RULES_MESSAGE: Final = "There is no active audit rule for this organization, so nothing was audited."
 
 

@@ -25,10 +25,10 @@ from sqlalchemy import (
     update,
 )
 
-from gepp_audit.database.batches import IN_PROGRESS
 from gepp_audit.database.engine import now
 from gepp_audit.database.json_functions import JsonFunctions, exact_sum
 from gepp_audit.database.platform import Platform
+from gepp_audit.database.platform_tables import IN_PROGRESS
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.tables import IS_CALLING, IS_LIVE, IS_READY, IS_UNPUBLISHED, batches, calls, items, state_is
 from gepp_audit.database.unqueue import put_back

@@ -41,6 +41,9 @@ platform_metadata: Final = MetaData()
 
 _NEW: Final[dict[str, Any]] = {"new": True}
 
+#: the status that every open batch has once we work on it
+IN_PROGRESS: Final = "in_progress"
+
 
 def _empty_list(type_: Any) -> Any:
     """The platform's `{}` or `[]` default, spelled so that it is an empty list on both databases."""

@@ -37,8 +37,8 @@ from sqlalchemy.engine import Row
 
 from gepp_audit.database.engine import now
 from gepp_audit.database.platform import Loaded, Platform, auditing_organizations, existing, load
+from gepp_audit.database.platform_tables import IN_PROGRESS, transaction_audits, transactions
 from gepp_audit.database.platform_tables import transaction_audit_history as history
-from gepp_audit.database.platform_tables import transaction_audits, transactions
 from gepp_audit.database.rows import Rows, among
 from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items, state_is
 from gepp_audit.database.types import AuditStatus, JsonValue, NaiveUtcDateTime, UtcDateTime
@@ -95,7 +95,7 @@ def publish(
 
 #: people did not withdraw the batch meanwhile: where they did, `batches.withdraw` skips what is left of it
 _STILL_OPEN: Final = exists().where(
-    history.c.id == items.c.audit_history_id, history.c.deleted_date.is_(None), history.c.status == "in_progress"
+    history.c.id == items.c.audit_history_id, history.c.deleted_date.is_(None), history.c.status == IN_PROGRESS
 )
 
 

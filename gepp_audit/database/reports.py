@@ -14,8 +14,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Integer, and_, case, func, null, select
 from sqlalchemy.engine import Row
 
-from gepp_audit.database.batches import IN_PROGRESS
 from gepp_audit.database.engine import now
+from gepp_audit.database.platform_tables import IN_PROGRESS
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.rows import among
 from gepp_audit.database.tables import (

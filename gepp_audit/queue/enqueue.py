@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from gepp_audit.database import enqueuing
-from gepp_audit.database.batches import IN_PROGRESS
 from gepp_audit.database.engine import Database, sqlstate
 from gepp_audit.database.platform import Platform, detect
+from gepp_audit.database.platform_tables import IN_PROGRESS
 from gepp_audit.errors import OperatorError
 
 #: so many refused ids are named in one message

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gepp_audit.database.engine import now
 from gepp_audit.database.platform_tables import transaction_audit_history as history
+from gepp_audit.database.rows import among
 from gepp_audit.database.tables import IS_CALLING, batches, calls, items, runs
 from gepp_audit.model import RunIdentity
 
@@ -81,11 +82,18 @@ def bury(connection: Connection, run_ids: Iterable[str]) -> int:
     connection.execute(
         update(runs).where(runs.c.id.in_(dead), runs.c.finished_at.is_(None)).values(finished_at=moment, outcome="died")
     )
-    theirs = select(calls.c.id).where(calls.c.run_id.in_(dead), calls.c.outcome.is_(None)).scalar_subquery()
+    theirs = select(calls.c.id).where(calls.c.run_id.in_(dead), calls.c.outcome.is_(None))
+    return _end_leases(connection, items.c.call_id.in_(theirs.scalar_subquery()), moment)
+
+
+def end_leases(connection: Connection, call_ids: Sequence[int]) -> None:
+    """The process that made these calls is gone: their items count a crash at the next claim."""
+    _end_leases(connection, among(connection, items.c.call_id, call_ids), now(connection))
+
+
+def _end_leases(connection: Connection, theirs: ColumnElement[bool], moment: datetime) -> int:
     ended = connection.execute(
-        update(items)
-        .where(IS_CALLING, items.c.call_id.in_(theirs))
-        .values(lease_until=moment - timedelta(microseconds=1))
+        update(items).where(IS_CALLING, theirs).values(lease_until=moment - timedelta(microseconds=1))
     )
     return ended.rowcount
 

@@ -1,4 +1,4 @@
-"""The one clock of a call: the same in the queue that sets `send_before` and in the thread that heeds it."""
+"""The one clock of a call: the same in the queue that sets `send_before` and in the process that heeds it."""
 
 from __future__ import annotations
 

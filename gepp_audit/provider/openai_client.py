@@ -1,63 +1,68 @@
-"""The door to the provider: `OpenAIClient`, synchronous outside, one background thread with an event loop inside.
+"""The door to the provider: `OpenAIClient`, synchronous and without a thread; the calls are made by `worker`, a process
+of its own.
 
 The contract: every call that is submitted brings exactly one `CallResult` out of `wait`, or its id out of `abandon`,
-whatever happens: a server that hangs, a body that drips, an SDK that cannot be imported, a thread that dies. How it is
-kept: `_open` holds the calls that are still owed; whoever removes an id from it, under the lock, is the one who
-accounts for it. `_finish` removes and queues the result, `abandon` removes and returns the ids, and the thread's last
-act is to finish what is left.
+whatever happens: a server that hangs, a body that drips, an SDK that cannot be imported, a process that dies or
+freezes. How it is kept: `_open` holds the calls that are still owed; whoever removes an id from it accounts for it.
 
 A result is read in this order: `failure` set → it failed (also before it was sent: no connection, no SDK); else `text`
-set → it was answered; else it was never sent, because its `send_before` had passed.
+set → it was answered; else it was never sent, because its `send_before` had passed. `ErrorCode.CRASHED` means that the
+process died with the call in flight: nobody knows whether it was paid, or whether it is what killed the process.
 
-Importing the SDK takes longer than everything else at start: `prepare` does it beside the caller's first queries.
+Importing the SDK takes longer than all else at start: `prepare` lets it happen beside the caller's first queries.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import queue
-import threading
-from typing import TYPE_CHECKING, Final
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from typing import Final
 
 from gepp_audit.model import CallRequest, CallResult, ErrorCode, Failure, FailureKind
+from gepp_audit.provider.channel import Cancel, Channel, Ready, Terms
 from gepp_audit.provider.clock import clock
-from gepp_audit.provider.models import DEFAULT_MODEL, is_openai
-
-if TYPE_CHECKING:
-    from gepp_audit.provider.exchange import Exchange
+from gepp_audit.provider.models import DEFAULT_MODEL
 
 __all__ = ["DEFAULT_MODEL", "OpenAIClient", "clock"]
 
-#: seconds that `close` waits for the thread; it is a daemon, so nothing depends on its end
-_JOIN_TIMEOUT: Final = 5.0
+#: seconds beyond the call timeout after which the process is taken for frozen, and seconds it then gets to prove it is
+#: not: a machine that slept wakes both of us, but not at the same moment
+_OVERDUE_AFTER: Final = 10.0
+_OVERDUE_GRACE: Final = 5.0
+#: variables that the process has no use for and a core dump of it should not hold
+_WITHHELD: Final = ("DATABASE_URL", "OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "PGPASSWORD")
 
-_NO_KEY: Final = Failure(
-    kind=FailureKind.BLOCK,
-    code=ErrorCode.KEY_REJECTED,
-    message="There is no usable API key: OPENAI_API_KEY is empty or holds characters that no key has. Set a valid one.",
-)
-_NO_SDK: Final = Failure(
-    kind=FailureKind.BLOCK,
-    code=ErrorCode.REQUEST_REJECTED,
-    message="The openai package cannot be imported. Install gepp-audit again with its dependencies "
-    "(pip install --force-reinstall gepp-audit).",
-)
-_BAD_URL: Final = Failure(
-    kind=FailureKind.BLOCK,
-    code=ErrorCode.REQUEST_REJECTED,
-    message="OPENAI_BASE_URL is no http or https URL. Correct it, or remove it to call OpenAI itself.",
-)
-_NO_CLIENT: Final = Failure(
-    kind=FailureKind.BLOCK,
-    code=ErrorCode.REQUEST_REJECTED,
-    message="The OpenAI client could not be set up. Check OPENAI_BASE_URL, the proxy variables (HTTPS_PROXY) and "
-    "SSL_CERT_FILE.",
-)
-_THREAD_GONE: Final = Failure(
+_CANNOT_START: Final = Failure(
     kind=FailureKind.RETRY,
     code=ErrorCode.CONNECTION,
-    message="The client was closed, or its background thread ended, before the answer arrived.",
+    message="The process that talks with the provider could not be started: too many processes, or no memory is left.",
+)
+_DIES_AT_START: Final = Failure(
+    kind=FailureKind.BLOCK,
+    code=ErrorCode.REQUEST_REJECTED,
+    message="The process that talks with the provider died while it started. Try `python -m gepp_audit.provider` with "
+    "the interpreter of gepp-audit to see why, and install gepp-audit again "
+    "(pip install --force-reinstall gepp-audit).",
+)
+_DIED: Final = Failure(
+    kind=FailureKind.RETRY,
+    code=ErrorCode.CRASHED,
+    message="The process that talks with the provider died while the call was under way.",
+)
+_FROZEN: Final = Failure(
+    kind=FailureKind.RETRY,
+    code=ErrorCode.TIMEOUT,
+    message="The process that talks with the provider did not answer in time.",
+)
+_CLOSED: Final = Failure(
+    kind=FailureKind.RETRY,
+    code=ErrorCode.CONNECTION,
+    message="The client was closed before the answer arrived.",
 )
 
 
@@ -73,7 +78,7 @@ class OpenAIClient:
         concurrency: int = 32,
         model: str = DEFAULT_MODEL,
     ) -> None:
-        """Remember the settings; nothing is imported and no thread started before `prepare` or the first `submit`.
+        """Remember the settings; no process is started before `prepare` or the first `submit`.
 
         `base_url` None is OpenAI itself. `call_timeout`: seconds for a whole call, from its sending to the last byte of
         its answer. `concurrency`: connections at most. `model` is for whoever builds requests from this client.
@@ -81,26 +86,22 @@ class OpenAIClient:
         if call_timeout <= 0 or concurrency < 1:
             raise ValueError("call_timeout must be above 0 and concurrency at least 1")
         self.model = model
-        self._api_key = api_key
-        self._base_url = base_url
-        self._call_timeout = call_timeout
-        self._concurrency = concurrency
-        self._lock = threading.Lock()
-        # All below is guarded by the lock; `_finished` needs none.
-        self._open: set[int] = set()
-        self._undelivered = 0  # finished, but not yet returned by `wait`
-        self._backlog: list[CallRequest] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._terms = Terms(api_key=api_key, base_url=base_url, call_timeout=call_timeout, concurrency=concurrency)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        #: the process has said that it can call
+        self._ready = False
+        #: the calls that are owed, in the order of their submission, with the clock's time when each is overdue
+        self._open: dict[int, float] = {}
+        self._finished: list[CallResult] = []
+        #: why no call can be made any more
         self._broken: Failure | None = None
         self._closed = False
-        #: the SDK is imported and its client built, or that has failed
-        self._settled = threading.Event()
-        #: results; None is a wake-up. SimpleQueue.put may be called from a signal handler.
-        self._finished: queue.SimpleQueue[CallResult | None] = queue.SimpleQueue()
-        # Used by the background thread alone.
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._stop: asyncio.Event | None = None
+        #: since when the process is silent about an overdue call
+        self._silent_since: float | None = None
+        self._wake_reader, self._wake_writer = os.pipe()
+        for end in (self._wake_reader, self._wake_writer):
+            os.set_blocking(end, False)
 
     def __repr__(self) -> str:
         return f"<OpenAIClient, {self.in_flight} in flight>"
@@ -108,189 +109,200 @@ class OpenAIClient:
     @property
     def in_flight(self) -> int:
         """Calls that were submitted and neither returned by `wait` nor given up by `abandon`."""
-        with self._lock:
-            return len(self._open) + self._undelivered
+        return len(self._open) + len(self._finished)
 
     def prepare(self) -> None:
-        """Start the background thread, which imports the SDK and builds the client, and return at once. Idempotent."""
-        with self._lock:
-            self._start_thread()
+        """Start the process, which imports the SDK and builds the client, and return at once. Idempotent."""
+        if self._process is None and self._broken is None and not self._closed:
+            self._start()
 
     def ready(self, timeout: float) -> bool:
         """Wait until what `prepare` began is done, well or not; False: `timeout` seconds were not enough."""
         self.prepare()
-        return self._settled.wait(timeout)
+        deadline = time.monotonic() + timeout
+        while not self._ready and self._channel is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._pump(left)
+        return True
 
     def submit(self, request: CallRequest) -> None:
         """Take over one call and return at once; its result comes out of `wait`.
 
         Raises ValueError for a call id that is in flight already, RuntimeError after `close`.
         """
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the client is closed")
-            if request.call_id in self._open:
-                raise ValueError(f"call {request.call_id} is in flight already")
-            self._open.add(request.call_id)
-            if self._broken is None:
-                self._start_thread()
-                if self._loop is None:
-                    self._backlog.append(request)
-                else:
-                    self._loop.call_soon_threadsafe(self._begin, request)
-                return
-        self._finish(CallResult(call_id=request.call_id, sent=False, failure=self._broken))
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if request.call_id in self._open:
+            raise ValueError(f"call {request.call_id} is in flight already")
+        self.prepare()
+        self._open[request.call_id] = clock() + self._terms.call_timeout + _OVERDUE_AFTER
+        if self._broken is not None or self._channel is None:
+            self._finish(CallResult(call_id=request.call_id, sent=False, failure=self._broken or _CANNOT_START))
+        else:
+            self._channel.send(request)
 
     def wait(self, timeout: float) -> list[CallResult]:
         """Block until a call has finished, `wake` was called or `timeout` seconds are over; return all that finished.
 
         The list is empty after a wake-up or a timeout without results. Each result is returned once.
         """
-        results: list[CallResult] = []
-        try:
-            entry = self._finished.get(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
-            while True:
-                if entry is not None:
-                    results.append(entry)
-                entry = self._finished.get_nowait()
-        except queue.Empty:
-            pass
-        with self._lock:
-            self._undelivered -= len(results)
+        deadline = time.monotonic() + max(timeout, 0.0)
+        woken = self._pump(0.0)
+        while not self._finished and not woken:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            woken = self._pump(left)
+        results, self._finished = self._finished, []
         return results
 
     def wake(self) -> None:
         """Make the running or the next `wait` return at once. For other threads and for signal handlers."""
-        self._finished.put(None)
+        if not self._closed:
+            with contextlib.suppress(BlockingIOError):  # the pipe is full, so it wakes already
+                os.write(self._wake_writer, b"w")
 
     def abandon(self) -> list[int]:
         """Give up all calls that have not finished and return their ids; they may have been paid for.
 
         What has finished already still comes out of `wait`; nothing else will.
         """
-        with self._lock:
-            ids = sorted(self._open)
-            self._open.clear()
-            self._backlog.clear()
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._cancel, ids)
+        self._pump(0.0)
+        ids = sorted(self._open)
+        self._open.clear()
+        if ids and self._channel is not None:
+            self._channel.send(Cancel(tuple(ids)))
         return ids
 
     def close(self) -> None:
-        """End the thread and its connections. Calls still in flight finish as failures, for `wait` to return."""
-        with self._lock:
-            self._closed = True
-            loop, thread = self._loop, self._thread
-            if loop is not None and self._stop is not None:
-                loop.call_soon_threadsafe(self._stop.set)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_JOIN_TIMEOUT)
-        self._finish_all(_THREAD_GONE)
+        """End the process and its connections. Calls still in flight finish as failures, for `wait` to return."""
+        if self._closed:
+            return
+        self._pump(0.0)
+        self._closed = True
+        self._end()
+        self._finish_all(_CLOSED)
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
 
-    def _start_thread(self) -> None:
-        """Call under the lock."""
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._run, name="gepp-audit-provider", daemon=True)
-            self._thread.start()
+    # ---- the process -----------------------------------------------------------------------------------------------
 
-    # ---- the background thread -------------------------------------------------------------------------------------
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "gepp_audit.provider", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env=_environment(),
+                    start_new_session=True,  # a Ctrl-C is for the run, which decides what becomes of paid calls
+                )
+            except (OSError, ValueError):
+                ours.close()
+                return
+        self._ready = False
+        self._channel = Channel(ours)
+        self._channel.send(self._terms)
 
-    def _run(self) -> None:
-        failure = _THREAD_GONE
-        # Nobody would see an exception here; the results of the calls that are owed tell of it.
-        with contextlib.suppress(BaseException):
-            failure = asyncio.run(self._serve()) or _THREAD_GONE
-        self._finish_all(failure)
+    def _end(self) -> None:
+        """End the process; it holds nothing that is worth waiting for."""
+        process, self._process = self._process, None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if process is not None:
+            process.kill()
+            process.wait()
 
-    async def _serve(self) -> Failure | None:
-        """Serve until `close`; the failure that keeps the client from being built, else None."""
-        exchange, failure = self._build()
-        if exchange is None:
-            return failure
-        stop = asyncio.Event()
-        with self._lock:
-            self._exchange = exchange
-            self._stop = stop
-            if self._closed:
-                return None
-            self._loop = asyncio.get_running_loop()
-            backlog, self._backlog = self._backlog, []
-        self._settled.set()
-        for request in backlog:
-            self._begin(request)
-        try:
-            await stop.wait()
-        finally:
-            with self._lock:
-                self._loop = None
-            for task in list(self._tasks.values()):
-                task.cancel()
-            await exchange.close()
-        return None
+    def _pump(self, timeout: float) -> bool:
+        """Move what can be moved, after waiting up to `timeout` seconds for something; True: `wake` was called."""
+        if self._closed:
+            return True
+        channel = self._channel
+        reading: list[int | Channel] = [self._wake_reader] if channel is None else [self._wake_reader, channel]
+        writing = [channel] if channel is not None and channel.unsent else []
+        if self._open:  # to see in time that the process is frozen
+            timeout = min(timeout, 1.0)
+        ready = _select(reading, writing, timeout)
+        if channel is not None:
+            channel.flush()
+            if channel in ready:
+                self._take(channel)
+            self._look_for_silence(heard=channel in ready)
+        return self._wake_reader in ready and self._was_woken()
 
-    def _build(self) -> tuple[Exchange | None, Failure | None]:
-        if not self._usable_key():
-            return None, _NO_KEY
-        try:
-            from gepp_audit.provider.exchange import Exchange
-        except Exception:  # ImportError, or whatever a broken installation raises
-            return None, _NO_SDK
-        try:
-            exchange = Exchange(
-                api_key=self._api_key or "none",
-                base_url=self._base_url,
-                call_timeout=self._call_timeout,
-                concurrency=self._concurrency,
-            )
-        except ValueError:
-            return None, _BAD_URL
-        except Exception:  # certificates that cannot be read, proxies that are no URL
-            return None, _NO_CLIENT
-        return exchange, None
+    def _was_woken(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self._wake_reader, 4096))
+        return False
 
-    def _usable_key(self) -> bool:
-        """A header can carry printable ASCII only. Servers other than OpenAI may need no key."""
-        key = self._api_key
-        if not key:
-            return not is_openai(self._base_url)
-        return key.isascii() and key.isprintable() and " " not in key
+    def _take(self, channel: Channel) -> None:
+        for message in channel.receive():
+            if isinstance(message, CallResult):
+                self._finish(message)
+            elif isinstance(message, Ready):
+                self._ready = message.failure is None
+                if message.failure is not None:
+                    self._break(message.failure)
+        if channel.ended and self._channel is channel:
+            self._end()
+            if self._ready:
+                self._finish_all(_DIED)
+            elif self._broken is None:
+                self._break(_DIES_AT_START)
 
-    def _begin(self, request: CallRequest) -> None:
-        task = asyncio.get_running_loop().create_task(self._call(request))
-        self._tasks[request.call_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(request.call_id, None))
-
-    async def _call(self, request: CallRequest) -> None:
-        result = CallResult(call_id=request.call_id, sent=True, failure=_THREAD_GONE)
-        try:
-            result = await self._exchange.call(request)
-        finally:
-            self._finish(result)
-
-    def _cancel(self, ids: list[int]) -> None:
-        for call_id in ids:
-            task = self._tasks.get(call_id)
-            if task is not None:
-                task.cancel()
+    def _look_for_silence(self, *, heard: bool) -> None:
+        """Kill a process that says nothing about a call long after its time: it is frozen."""
+        first_overdue = next(iter(self._open.values()), None)
+        if heard or first_overdue is None or clock() < first_overdue:
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = time.monotonic()
+        elif time.monotonic() - self._silent_since > _OVERDUE_GRACE:
+            self._silent_since = None
+            self._end()
+            self._finish_all(_FROZEN)
 
     # ---- accounting ------------------------------------------------------------------------------------------------
 
     def _finish(self, result: CallResult) -> None:
-        """Queue `result`, if its call is still owed one."""
-        with self._lock:
-            if result.call_id not in self._open:
-                return
-            self._open.remove(result.call_id)
-            self._undelivered += 1
-        self._finished.put(result)
+        """Keep `result` for `wait`, if its call is still owed one."""
+        if self._open.pop(result.call_id, None) is not None:
+            self._finished.append(result)
 
     def _finish_all(self, failure: Failure) -> None:
-        """Finish every call that is owed a result, and every later one, with `failure`."""
-        with self._lock:
-            self._broken = failure
-            self._loop = None
-            ids = sorted(self._open)
-            self._backlog.clear()
-        self._settled.set()
-        for call_id in ids:
-            self._finish(CallResult(call_id=call_id, sent=failure.kind is not FailureKind.BLOCK, failure=failure))
+        """Finish every call that is owed a result with `failure`."""
+        sent = failure.kind is not FailureKind.BLOCK
+        for call_id in list(self._open):
+            self._finish(CallResult(call_id=call_id, sent=sent, failure=failure))
+
+    def _break(self, failure: Failure) -> None:
+        """No call can be made: finish what is owed, and every later one, with `failure`."""
+        self._broken = failure
+        self._end()
+        self._finish_all(failure)
+
+
+def _select(reading: list[int | Channel], writing: list[Channel], timeout: float) -> set[int | Channel]:
+    """What can be read within `timeout` seconds. A select cannot watch descriptors above 1023, so it is a poll."""
+    poll = select.poll()
+    by_number: dict[int, int | Channel] = {}
+    for end in reading:
+        number = end if isinstance(end, int) else end.fileno()
+        by_number[number] = end
+        poll.register(number, select.POLLIN | (select.POLLOUT if end in writing else 0))
+    events = poll.poll(max(timeout, 0.0) * 1000)
+    return {by_number[number] for number, event in events if event & ~select.POLLOUT}
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment and module path, less what the process has no use for."""
+    kept = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    # looking for pydantic's plugins reads the metadata of every installed package
+    return kept | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}

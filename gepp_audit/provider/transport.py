@@ -5,7 +5,7 @@ decide money here, so its HTTP client is ours: `BoundedClient` reads every body 
 and after decoding, and hands the SDK a response that is already complete. Proxies, certificates and everything else
 stay as httpx2 has them.
 
-Imports the SDK: load this module in the background thread only.
+Imports the SDK: load this module in the provider's process only.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ class Claimed:
 
     claims: list[Claim] = field(default_factory=list)
     moment: datetime
+    #: leases that had ended were looked for
+    looked: bool = False
     #: seconds until the next waiting item may be claimed; None: none waits
     seconds_to_due: float | None = None
     #: set: the provider refuses us, and at most a probe may leave
@@ -63,19 +65,21 @@ class Claimer:
         `expire`: let leases end; not while this run holds answers that it has not settled yet.
         """
         gate, moment = limits.lock(connection)
-        if expire and time.monotonic() >= self._expire_at:
+        looked = expire and time.monotonic() >= self._expire_at
+        if looked:
             items.expire(connection, moment)
         closed_until = gate.closed_until(moment)
         if closed_until is not None or gate.paused_at is not None:
             return Claimed(
                 moment=moment,
+                looked=looked,
                 seconds_to_due=None if closed_until is None else (closed_until - moment).total_seconds(),
                 blocked_reason=gate.blocked_reason,
                 blocked_detail=gate.blocked_detail,
             )
         probe = gate.blocked_reason is not None
         if probe and not nothing_under_way:
-            return Claimed(moment=moment, seconds_to_due=0.0)
+            return Claimed(moment=moment, looked=looked, seconds_to_due=0.0)
         claims = self._choose(connection, 1 if probe else slots, moment)
         suspect = not claims and nothing_under_way
         if suspect:
@@ -85,6 +89,7 @@ class Claimer:
         return Claimed(
             claims=claims,
             moment=moment,
+            looked=looked,
             seconds_to_due=None if claims and not suspect else self._seconds_to_due(connection, moment),
             suspect=suspect and bool(claims),
             probe=probe and bool(claims),
@@ -112,7 +117,7 @@ class Claimer:
         """Remember a turn whose transaction was committed."""
         now = time.monotonic()
         self._clock = (claimed.moment, now)
-        if now >= self._expire_at:
+        if claimed.looked:
             self._expire_at = now + _EXPIRE_EVERY
         self.blocked = self.blocked or claimed.probe
         self.alone_call = claimed.claims[0].call_id if claimed.suspect or claimed.probe else self.alone_call
@@ -121,6 +126,10 @@ class Claimer:
             self._last_served[claim.organization_id] = self._turn
             if self.max_batches is not None:
                 self._begun.add(claim.audit_history_id)
+
+    def expire_soon(self) -> None:
+        """Let leases end in the next claim: some have just been ended."""
+        self._expire_at = 0.0
 
     def moment(self) -> datetime:
         """The database's time now, by the last reading of its clock."""

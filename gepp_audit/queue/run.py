@@ -34,7 +34,7 @@ from gepp_audit.queue.stopping import Stop
 #: a run goes on while something is due within so many seconds
 _DUE_WITHIN: Final = 10.0
 #: after the first answer its neighbours are waited for so long at most, and only while they arrive this close together
-_LINGER: Final = 0.012
+_LINGER: Final = 0.006
 _QUIET: Final = 0.003
 #: a claimed call that could not be sent within so many seconds is released: the process was frozen
 _SEND_WITHIN: Final = 2.0
@@ -88,6 +88,8 @@ class Run:
         self.arrivals: deque[CallResult] = deque()
         #: settlements that need no answer, for the next transaction
         self.unasked: list[Settlement] = []
+        #: calls that were under way when the provider's process died, for the next transaction
+        self.crashed: list[int] = []
         self.claimer = Claimer(terms, options.organizations, options.max_batches)
         self.seen: set[int] = set()
         self.draining = False
@@ -121,7 +123,7 @@ class Run:
             self.ask(self.settle_and_claim(settlements))
             self.write_back()
             self.listener.progress(self.summary, len(self.asked), self.summary.taken_up)
-            if not self.asked and not self.unasked and not self.more_to_do():
+            if not self.asked and not self.unasked and not self.crashed and not self.more_to_do():
                 break
         self.write_back(at_last=True)
 
@@ -138,6 +140,9 @@ class Run:
         for result in results:
             self._count(result)
             asked = self.asked.pop(result.call_id)
+            if result.failure is not None and result.failure.code is ErrorCode.CRASHED:
+                self.crashed.append(result.call_id)
+                continue
             judged = judging.settlement(result, asked, self.options, moment=moment, chance=random.random())
             settlements.append(judged)
         return settlements
@@ -157,7 +162,7 @@ class Run:
         """
         slots = self._free_slots()
         report = self._due("report", _REPORT_EVERY)
-        if not settlements and not slots and not report:
+        if not settlements and not slots and not report and not self.crashed:
             return []
 
         tries = 0
@@ -166,8 +171,11 @@ class Run:
             nonlocal tries
             tries += 1
             taken = settle(connection, settlements)
+            if self.crashed:  # they count as crashes, and are ready again, with the claim that comes now
+                runs.end_leases(connection, self.crashed)
+                self.claimer.expire_soon()
             if tries > 1:  # the first try may have been committed, and only its reply lost
-                known = {*self.asked, *(settlement.call_id for settlement in settlements)}
+                known = {*self.asked, *self.crashed, *(settlement.call_id for settlement in settlements)}
                 items.release_unknown(connection, self.summary.run_id, known)
             self._tell_gate(connection, settlements)
             if report:
@@ -177,6 +185,10 @@ class Run:
             return taken, claimed
 
         taken, claimed = self.database.write(turn)
+        if self.crashed:
+            logs.warning("provider_process_died", calls_in_flight=len(self.crashed))
+            self.crashed = []
+            self._expect_in(0.0)
         self.claimer.blocked = self.claimer.blocked and not self._lifts_block(settlements)
         for settlement in settlements:
             self._tell(settlement, settlement.call_id in taken)
@@ -254,7 +266,7 @@ class Run:
         if at_last or (quiet and self.unpublished):
             again = writeback.publish_settled(self.database, self.platform, self.summary)
             self.unpublished = 0
-        elif self.unpublished >= _PUBLISH_AT or (self.unpublished and self._due("publish", _PUBLISH_EVERY)):
+        elif self._time_to_publish():
             again = writeback.publish_slice(
                 self.database, self.platform, self.summary, max(self.unpublished, _PUBLISH_AT)
             )
@@ -265,6 +277,13 @@ class Run:
             self._expect_in(0.0)
         if at_last or quiet or self._due("sweep", _SWEEP_EVERY):
             self.sweep()
+
+    def _time_to_publish(self) -> bool:
+        """Enough has been settled, or some of it long ago, and no answer waits; or far too much."""
+        if self.unpublished < _PUBLISH_AT and not (self.unpublished and self._due("publish", _PUBLISH_EVERY)):
+            return False
+        self.arrivals.extend(self.provider.wait(0.0))
+        return not self.arrivals or self.unpublished >= 3 * _PUBLISH_AT
 
     def sweep(self) -> bool:
         """Close what is finished and take up what is new; True: there is something new."""

@@ -46,11 +46,12 @@ def process_queue(
     if summary.busy_run is not None:
         summary.outcome = Outcome.BUSY
         return summary
-    from gepp_audit.queue.run import Run
-
     with logs.bound(run_id=summary.run_id):
         try:
-            run = Run(database, options, open_provider(), summary, stop, listener or Silence(), began)
+            provider = open_provider()  # it loads beside what comes now
+            from gepp_audit.queue.run import Run
+
+            run = Run(database, options, provider, summary, stop, listener or Silence(), began)
         except OperatorError:
             database.write(lambda connection: runs.finish(connection, summary.run_id, "refused", summary.as_json()))
             raise

@@ -10,16 +10,19 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gepp_audit.model import CallRequest, CallResult, ErrorCode, FailureKind, Usage
+from gepp_audit.provider import openai_client
 from gepp_audit.provider.openai_client import DEFAULT_MODEL, OpenAIClient, clock
 from tests.support.hostile_server import HostileServer, Received, Reply, choice, completion, error
+from tests.support.waiting import wait_until
 
 KEY = "sk-test-0123456789-key-of-the-tests"
 PASSWORD = "base-url-password-0123"
@@ -250,13 +253,11 @@ def test_a_compressed_body_without_end_is_not_unpacked_to_its_end(make_client: M
     bomb = gzip.compress(bytes(size))
     with HostileServer(Reply(200, bomb, {"content-encoding": "gzip"})) as server:
         client = make_client(server.url)
-        tracemalloc.start()
-        try:
-            result = only_result(client, call())
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-    assert (code_of(result), peak < size / 2) == ((ANSWER, ErrorCode.UNREADABLE), True)
+        process = process_of(client)
+        before = process.memory_info().rss
+        result = only_result(client, call())
+        grown = process.memory_info().rss - before
+    assert (code_of(result), grown < size / 2) == ((ANSWER, ErrorCode.UNREADABLE), True)
 
 
 def test_a_dripping_body_ends_at_the_total_timeout(make_client: MakeClient) -> None:
@@ -515,8 +516,8 @@ def test_a_server_without_keys_is_called_without_ours(make_client: MakeClient) -
 
 
 SCRIPT = """
-import sys, time
-sys.modules["openai"] = None
+import sys
+sys.path.insert(0, sys.argv[1])
 from gepp_audit.provider.openai_client import OpenAIClient, clock
 from gepp_audit.model import CallRequest
 client = OpenAIClient(api_key="k", base_url="http://127.0.0.1:9/v1")
@@ -528,8 +529,10 @@ print(result.sent, result.failure.kind, result.failure.code, "pip install" in re
 """
 
 
-def test_a_missing_sdk_blocks_with_the_fix() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
+def test_a_missing_sdk_blocks_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "openai.py").write_text("raise ImportError")
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("False block request_rejected True\n", "")
 
 
@@ -574,3 +577,86 @@ def test_the_password_of_a_base_url_is_sent_but_never_told(
         assert server.received[0].headers["authorization"].startswith("Basic ")
     told = repr(result) + repr(client) + "".join(capfd.readouterr()) + caplog.text
     assert (PASSWORD in told, KEY in told) == (False, False)
+
+
+# ---- the process of its own ------------------------------------------------------------------------------------------
+
+
+def process_of(client: OpenAIClient) -> psutil.Process:
+    """The provider's process, which is the one child that is no hostile server's."""
+    client.ready(30)
+    (child,) = [child for child in psutil.Process().children() if "gepp_audit.provider" in " ".join(child.cmdline())]
+    return child
+
+
+def test_calls_in_flight_when_the_process_is_killed_come_back_as_crashed(make_client: MakeClient) -> None:
+    with HostileServer(Reply(200, completion(TEXT), hold=threading.Event())) as server:
+        client = make_client(server.url)
+        for number in (1, 2):
+            client.submit(call(number))
+        server.wait_for_requests(2)
+        process_of(client).kill()
+        results = results_of(client, 2)
+    assert {(code_of(result), result.sent) for result in results} == {((RETRY, ErrorCode.CRASHED), True)}
+
+
+def test_the_next_call_after_the_process_was_killed_starts_another_one(make_client: MakeClient) -> None:
+    with HostileServer(Reply(200, completion(TEXT))) as server:
+        client = make_client(server.url)
+        process_of(client).kill()
+        assert client.wait(1) == []
+        assert only_result(client, call()).text == TEXT
+
+
+def test_a_process_that_is_frozen_past_every_timeout_is_replaced(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_client, "_OVERDUE_AFTER", 0.2)
+    monkeypatch.setattr(openai_client, "_OVERDUE_GRACE", 0.2)
+    with HostileServer(Reply(200, completion(TEXT))) as server:
+        client = make_client(server.url, call_timeout=0.5)
+        process_of(client).suspend()
+        frozen = only_result(client, call(1))
+        assert (code_of(frozen), frozen.sent) == ((RETRY, ErrorCode.TIMEOUT), True)
+        assert only_result(client, call(2)).text == TEXT
+
+
+def test_the_process_survives_the_signals_that_are_for_its_run(make_client: MakeClient) -> None:
+    with HostileServer(Reply(200, completion(TEXT))) as server:
+        client = make_client(server.url)
+        process = process_of(client)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        assert (only_result(client, call()).text, process.is_running()) == (TEXT, True)
+
+
+def test_the_process_ends_with_a_run_that_was_killed() -> None:
+    script = (
+        "import os; from gepp_audit.provider.openai_client import OpenAIClient\n"
+        "client = OpenAIClient(api_key='k', base_url='http://127.0.0.1:9/v1'); client.ready(30)\n"
+        "print(client._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    pid = int(done.stdout)
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_neither_key_nor_database_stand_in_what_the_system_shows_of_the_process(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://gepp:{PASSWORD}@127.0.0.1/gepp")
+    process = process_of(make_client(None))
+    shown = repr(process.cmdline()) + repr(process.environ())
+    assert (KEY in shown, PASSWORD in shown) == (False, False)
+
+
+def test_a_process_that_dies_at_its_start_blocks_with_the_fix(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "openai.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = only_result(make_client(None), call())
+    assert (code_of(result), result.sent) == ((BLOCK, ErrorCode.REQUEST_REJECTED), False)
+    assert result.failure is not None
+    assert "gepp_audit.provider" in result.failure.message

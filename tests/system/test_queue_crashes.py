@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import psutil
 import pytest
 
 from tests.support.platforms import Platform
@@ -106,3 +107,23 @@ def test_a_transaction_that_kills_each_run_is_parked_and_the_rest_of_its_batch_c
     history = platform.history(batch)
     assert history["status"] == "completed"
     assert f"{bad} (crashed)" in history["error_message"]
+
+
+@both
+def test_a_provider_process_that_dies_costs_a_crash_of_its_calls_and_the_run_goes_on(
+    queue: SampleQueue, programs: Programs, simulator: Simulator
+) -> None:
+    queue.fill(12, 2)
+    hang_after(simulator, 4)
+    run = start(programs)
+    wait_for_calls(simulator, 4 + CONCURRENCY)
+    wait_until(lambda: len(ledger(queue.platform, "verdict")) == 4, what="the settling")
+    simulator.scenario({"rules": []})
+    (provider,) = psutil.Process(run.pid).children()
+    provider.kill()
+    ended = run.wait()
+
+    assert (ended.exit_code, "provider_process_died" in ended.stderr) == (0, True)
+    assert len(ledger(queue.platform, "expired")) == CONCURRENCY
+    assert len(simulator.calls()) == 12 + CONCURRENCY
+    queue.assert_all_settled()

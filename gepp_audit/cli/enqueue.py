@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @click.option("--max-transactions", type=COUNT, metavar="N", help="At most so many, oldest first.")
 @click.option("--batch-size", type=COUNT, metavar="N", help="Several batches of at most N transactions.")
 @click.option("--triggered-by", type=ID, metavar="ID", help="The platform's user who asked for it.")
-@click.option("--force", is_flag=True, help="Ask again what failed before and was not changed since.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Ask again what failed before and was not changed since; “gepp-audit retry” finds it by itself.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be queued; change nothing.")
 @json_option
 @click.pass_obj

@@ -18,15 +18,50 @@ from gepp_audit.cli.app import is_terminal, wants_colour
 from gepp_audit.plain_text import json_escaped, printable
 
 _GAP: Final = "  "
+#: what rich draws between two columns, and beside all of them
+_RICH_GAP, _RICH_EDGES = 2, 2
 _NUMERIC: Final = (int, float, Decimal, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Styled:
+    """A cell in a colour, where there is colour: `style` is one of rich."""
+
+    text: str
+    style: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cell that says how much of `total` is `done`: drawn with its per cent at a terminal, `done/total` in a pipe."""
+
+    done: float
+    total: float
+    #: in characters, without the per cent
+    width: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows under headings. A cell that is None is shown as a dash, a number is aligned to the right."""
+    """Rows under headings. A cell that is None is shown as a dash, a number is aligned to the right; a tuple is several
+    lines at a terminal.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    #: the same for a terminal: the first that fits into its width is drawn instead, or the last
+    drawn: Sequence[Table] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sparkline:
+    """A row of values as a line of little bars, for a terminal alone: a pipe has the table."""
+
+    label: str
+    values: Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +71,7 @@ class Result:
     #: the value that `--json` prints; datetimes must be aware
     data: Any
     #: what a person reads, one after the other; nothing at all is a silent command
-    text: Sequence[str | Table] = ()
+    text: Sequence[str | Table | Sparkline] = ()
     exit_code: int = 0
 
 
@@ -48,6 +83,8 @@ def emit(result: Result, as_json: bool) -> None:
     for block in result.text:
         if isinstance(block, Table):
             _emit_table(block)
+        elif isinstance(block, Sparkline):
+            _emit_sparkline(block)
         else:
             _write(sys.stdout, printable(block))
 
@@ -96,19 +133,24 @@ def moment(value: datetime) -> str:
 
 
 def _emit_table(table: Table) -> None:
-    cells = [[_cell(value) for value in row] for row in table.rows]
-    right = [all(isinstance(value, _NUMERIC) for value in column) for column in zip(*table.rows, strict=True)]
-    right = right or [False] * len(table.columns)
     if is_terminal(sys.stdout):
-        _emit_rich(table, cells, right)
+        _emit_rich(table)
         return
+    cells, right = _laid_out(table, drawn=False)
     widths = [max(map(_width, column)) for column in zip(table.columns, *cells, strict=True)]
     for row in (table.columns, *cells):
         padded = [_pad(text, width, to_right) for text, width, to_right in zip(row, widths, right, strict=True)]
         _write(sys.stdout, _GAP.join(padded).rstrip())
 
 
-def _emit_rich(table: Table, cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+def _laid_out(table: Table, *, drawn: bool) -> tuple[list[list[str]], list[bool]]:
+    """Its cells as text, and which columns are aligned to the right."""
+    cells = [[_cell(value, drawn=drawn) for value in row] for row in table.rows]
+    right = [all(isinstance(value, _NUMERIC) for value in column) for column in zip(*table.rows, strict=True)]
+    return cells, right or [False] * len(table.columns)
+
+
+def _emit_rich(table: Table) -> None:
     import shutil
 
     from rich.box import SIMPLE_HEAD
@@ -116,29 +158,73 @@ def _emit_rich(table: Table, cells: Sequence[Sequence[str]], right: Sequence[boo
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+    available = shutil.get_terminal_size().columns
+    table = next((one for one in table.drawn if _natural_width(one) <= available), (table, *table.drawn)[-1])
+    cells, right = _laid_out(table, drawn=True)
+    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading, to_right in zip(table.columns, right, strict=True):
-        drawn.add_column(Text(heading), justify="right" if to_right else "left", overflow="fold")
-    for row in cells:
-        drawn.add_row(*(Text(text) for text in row))
-    console = Console(
-        file=sys.stdout,
-        no_color=not wants_colour(sys.stdout),
-        highlight=False,
-        width=shutil.get_terminal_size().columns,
-    )
+        # neither a heading nor a number is folded: text gives way
+        drawn.add_column(
+            Text(heading),
+            justify="right" if to_right else "left",
+            overflow="fold",
+            no_wrap=to_right,
+            min_width=_width(heading),
+        )
+    for row, values in zip(cells, table.rows, strict=True):
+        styles = [value.style if isinstance(value, Styled) else "" for value in values]
+        drawn.add_row(*(Text(text, style=style) for text, style in zip(row, styles, strict=True)))
+    console = Console(file=sys.stdout, no_color=not wants_colour(sys.stdout), highlight=False, width=available)
     console.print(drawn)
     sys.stdout.flush()
 
 
-def _cell(value: Any) -> str:
+def _natural_width(table: Table) -> int:
+    """The columns that the table takes at a terminal when nothing in it is folded."""
+    cells, _ = _laid_out(table, drawn=True)
+    lines = [[max(map(_width, text.split("\n"))) for text in row] for row in (table.columns, *cells)]
+    widest: list[int] = [max(column) for column in zip(*lines, strict=True)]
+    return sum(widest) + _RICH_GAP * (len(table.columns) - 1) + _RICH_EDGES
+
+
+def _cell(value: Any, *, drawn: bool = False) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return moment(value)
+    if isinstance(value, Bar):
+        return _bar(value) if drawn else f"{value.done:g}/{value.total:g}"
+    if isinstance(value, tuple):
+        return ("\n" if drawn else " · ").join(_cell(part) for part in value) or "-"
     return printable(format(value, "f") if isinstance(value, Decimal) else str(value), one_line=True)
+
+
+def _bar(bar: Bar) -> str:
+    """`██████░░  75%`, in ASCII where the terminal has no more; anything begun shows, and only the whole is full."""
+    part = min(max(bar.done / bar.total, 0.0), 1.0) if bar.total else 0.0
+    full = min(max(round(part * bar.width), int(part > 0)), bar.width - int(part < 1))
+    fill, empty = ("█", "░") if _draws_blocks() else ("#", "-")
+    return f"{fill * full}{empty * (bar.width - full)} {int(part * 100):3d}%"
+
+
+def _emit_sparkline(line: Sparkline) -> None:
+    """The newest values that fit; the smallest bar is none at all, anything above it shows."""
+    import shutil
+
+    if not is_terminal(sys.stdout):
+        return
+    steps = " ▁▂▃▄▅▆▇█" if _draws_blocks() else " .:-=+*#@"
+    label = printable(line.label, one_line=True)
+    values = line.values[-max(shutil.get_terminal_size().columns - _width(label) - 2, 1) :]
+    most = max(values, default=0.0)
+    drawn = (steps[min(max(round(value / most * 8), int(value > 0)), 8)] if most else " " for value in values)
+    _write(sys.stdout, f"{label}  {''.join(drawn)}".rstrip())
+
+
+def _draws_blocks() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
 
 
 def _pad(text: str, width: int, to_right: bool) -> str:

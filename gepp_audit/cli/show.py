@@ -1,141 +1,146 @@
-"""`gepp-audit show`: the newest batches, or one of them with its verdicts and reasons."""
+"""`gepp-audit show`: the newest batches, one of them with its verdicts, or one transaction with every call about it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from gepp_audit.cli.app import App
-from gepp_audit.cli.options import COUNT, ID, json_option
-from gepp_audit.cli.render import Result, Table
-from gepp_audit.errors import OperatorError
+from gepp_audit.cli.moments import MOMENT
+from gepp_audit.cli.options import COUNT, ID, json_option, organizations_option
+from gepp_audit.cli.render import Result, error_text
 
 if TYPE_CHECKING:
-    from gepp_audit.database.history import BatchLine, TransactionLine
+    from gepp_audit.database.engine import Database
+    from gepp_audit.queue.showing import OneTransaction
+
+_VERDICTS = ("approved", "rejected", "no_action", "undecided", "failed", "skipped", "waiting", "calling")
 
 
 @click.command("show")
 @click.argument("batch", type=ID, required=False)
+@click.option("--transaction", type=ID, metavar="ID", help="This one, with every call about it.")
+@click.option("--prompt", is_flag=True, help="With --transaction: what the model was shown.")
+@organizations_option
+@click.option("--status", "statuses", metavar="STATUS", multiple=True, help="Batches of this status; may be repeated.")
+@click.option("--since", type=MOMENT, metavar="TIME", help="Batches since then: 2026-01-31, today, 12h, 7d.")
+@click.option(
+    "--verdict",
+    "verdicts",
+    type=click.Choice(_VERDICTS),
+    metavar="VERDICT",
+    multiple=True,
+    help=f"In a batch, what became of a transaction: {', '.join(_VERDICTS)}; may be repeated.",
+)
+@click.option("--failed", is_flag=True, help="In a batch: the same as --verdict failed.")
+@click.option(
+    "--rule", "rules", metavar="ID", multiple=True, help="In a batch: what broke this rule or left it untold."
+)
 @click.option("-n", "most", type=COUNT, metavar="N", default=20, show_default=True, help="Show at most N lines.")
+@click.option("--after", type=ID, metavar="ID", help="Go on behind this one, the last that was shown.")
 @json_option
 @click.pass_obj
-def show(app: App, batch: int | None, most: int) -> Result:
-    """Show the newest batches, or BATCH with what was said of its transactions."""
-    from gepp_audit.database import history
+def show(
+    app: App,
+    batch: int | None,
+    transaction: int | None,
+    prompt: bool,
+    organizations: tuple[int, ...],
+    statuses: tuple[str, ...],
+    since: datetime | None,
+    verdicts: tuple[str, ...],
+    failed: bool,
+    rules: tuple[str, ...],
+    most: int,
+    after: int | None,
+) -> Result:
+    """Show the newest batches, or BATCH with what was said of its transactions.
 
+    Filters narrow each other. Cancelled, undone and deleted batches are listed where --status asks for them; as BATCH
+    any can be shown.
+    """
+    of_list, of_batch = bool(statuses or since), bool(verdicts or failed or rules)
+    if transaction is not None and (of_list or of_batch or after is not None):
+        raise click.UsageError("--transaction goes with BATCH, --organization, --prompt and --json alone.")
+    if prompt and transaction is None:
+        raise click.UsageError("--prompt needs --transaction ID.")
+    if batch is not None and of_list:
+        raise click.UsageError("--status and --since choose batches: leave them out, or leave out BATCH.")
+    if batch is None and of_batch:
+        raise click.UsageError("--verdict, --failed and --rule choose transactions of a batch: give BATCH.")
     database = app.open_database()
     try:
+        if transaction is not None:
+            fields = app.settings.send_fields if prompt else None
+            return _transaction(database, transaction, batch, organizations, fields)
         if batch is None:
-            lines = database.read(lambda connection: history.newest(connection, most))
-            return Result(data={"batches": [_batch_json(line) for line in lines]}, text=_batches(lines))
-        found = database.read(lambda connection: history.one(connection, batch))
-        if found is None:
-            raise OperatorError(
-                f"there is no batch {batch}.",
-                fix='"gepp-audit show" lists the newest ones.',
-                code="unknown_batch",
-                exit_code=2,
-            )
-        transactions = database.read(lambda connection: history.transactions_of(connection, batch, most))
+            return _list(database, organizations, statuses, since, most, after)
+        wanted = {"no_action" if verdict == "undecided" else verdict for verdict in verdicts}
+        wanted |= {"failed"} if failed else set()
+        return _batch(database, batch, organizations, frozenset(wanted), frozenset(rules), most, after or 0)
     finally:
         database.close()
-    data = _batch_json(found) | {"transactions": [_transaction_json(line) for line in transactions]}
-    return Result(data=data, text=_one_batch(found, transactions))
 
 
-def _batches(lines: list[BatchLine]) -> tuple[str | Table, ...]:
-    if not lines:
-        return ("There is no batch yet.",)
-    columns = (
-        "BATCH",
-        "ORGANIZATION",
-        "STATUS",
-        "STARTED",
-        "DONE",
-        "APPROVED",
-        "REJECTED",
-        "UNDECIDED",
-        "FAILED",
-        "TOKENS",
-        "USD",
+def _list(
+    database: Database,
+    organizations: tuple[int, ...],
+    statuses: tuple[str, ...],
+    since: datetime | None,
+    most: int,
+    before: int | None,
+) -> Result:
+    from gepp_audit.cli import show_text
+    from gepp_audit.database.history import BatchFilter
+    from gepp_audit.queue.showing import list_batches
+
+    wanted = BatchFilter(organizations=organizations, statuses=statuses, since=since, before=before)
+    found = list_batches(database, most, wanted)
+    return Result(data=found.as_json(), text=show_text.batches(found, wanted))
+
+
+def _batch(
+    database: Database,
+    batch: int,
+    organizations: tuple[int, ...],
+    verdicts: frozenset[str],
+    rules: frozenset[str],
+    most: int,
+    after: int,
+) -> Result:
+    from gepp_audit.cli import show_text
+    from gepp_audit.queue.showing import LineFilter, show_batch
+
+    wanted = LineFilter(verdicts=verdicts, rules=rules)
+    found = show_batch(database, batch, most, after=after, wanted=wanted, organizations=organizations)
+    return Result(data=found.as_json(), text=show_text.one_batch(found, after))
+
+
+def _transaction(
+    database: Database,
+    transaction: int,
+    batch: int | None,
+    organizations: tuple[int, ...],
+    prompt_fields: frozenset[str] | None,
+) -> Result:
+    from gepp_audit.cli import show_text
+    from gepp_audit.queue.showing import show_transaction
+
+    found = show_transaction(
+        database, transaction, batch=batch, organizations=organizations, prompt_fields=prompt_fields
     )
-    return (Table(columns=columns, rows=[_batch_row(line) for line in lines]),)
+    if found.prompt is not None:
+        return _prompt(found)
+    return Result(data=found.as_json(), text=show_text.one_transaction(found))
 
 
-def _batch_row(line: BatchLine) -> tuple[Any, ...]:
-    summary = line.summary
-    return (
-        line.audit_history_id,
-        line.organization_id,
-        line.status,
-        line.started_at,
-        f"{line.processed}/{line.total}",
-        line.approved,
-        line.rejected,
-        summary.get("undecided_count"),
-        summary.get("failed_count"),
-        (summary.get("token_usage") or {}).get("total_tokens"),
-        summary.get("cost_usd"),
-    )
+def _prompt(found: OneTransaction) -> Result:
+    """The prompt alone on stdout, so that it can be piped; what is to be known of it on stderr."""
+    from gepp_audit.cli import show_text
 
-
-def _one_batch(found: BatchLine, lines: Any) -> tuple[str | Table, ...]:
-    head = f"Batch {found.audit_history_id} of organization {found.organization_id}: {found.status}, "
-    head += f"{found.processed} of {found.total} transactions done."
-    told: list[str | Table] = [head]
-    if found.error:
-        told.append(found.error)
-    rows = [
-        (line.transaction_id, line.status, ", ".join(_rules(line)) or None, _why(line), _tokens(line)) for line in lines
-    ]
-    if rows:
-        told.append(Table(columns=("TRANSACTION", "VERDICT", "RULES", "WHY", "TOKENS"), rows=rows))
-    if len(rows) < found.total:
-        told.append(f"{len(rows)} of {found.total} shown; -n shows more.")
-    return tuple(told)
-
-
-def _rules(line: TransactionLine) -> list[str]:
-    return [*(line.note.get("rejected_by") or ()), *(line.note.get("warned_by") or ())]
-
-
-def _why(line: TransactionLine) -> str | None:
-    findings = line.note.get("findings") or []
-    reasons = [str(finding.get("reason", "")) for finding in findings if isinstance(finding, dict)]
-    return " · ".join(reasons) or line.note.get("error")
-
-
-def _tokens(line: TransactionLine) -> int | None:
-    if line.input_tokens is None and line.output_tokens is None:
-        return None
-    return (line.input_tokens or 0) + (line.output_tokens or 0)
-
-
-def _batch_json(line: BatchLine) -> dict[str, Any]:
-    return {
-        "audit_history_id": line.audit_history_id,
-        "organization_id": line.organization_id,
-        "status": line.status,
-        "started_at": line.started_at,
-        "completed_at": line.completed_at,
-        "total_transactions": line.total,
-        "processed_transactions": line.processed,
-        "approved_count": line.approved,
-        "rejected_count": line.rejected,
-        "summary": line.summary or None,
-        "error_message": line.error,
-    }
-
-
-def _transaction_json(line: TransactionLine) -> dict[str, Any]:
-    return {
-        "transaction_id": line.transaction_id,
-        "status": line.status,
-        "rejected_by": list(line.note.get("rejected_by") or ()),
-        "warned_by": list(line.note.get("warned_by") or ()),
-        "findings": list(line.note.get("findings") or ()),
-        "error": line.note.get("error"),
-        "input_tokens": line.input_tokens,
-        "output_tokens": line.output_tokens,
-    }
+    assert found.prompt is not None
+    for line in show_text.about_prompt(found.prompt):
+        error_text(line)
+    return Result(data=found.as_json(), text=(found.prompt.prefix.rstrip("\n"), "", found.prompt.suffix.rstrip("\n")))

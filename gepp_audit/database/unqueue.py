@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Integer,
     Select,
@@ -15,7 +16,6 @@ from sqlalchemy import (
     exists,
     func,
     literal,
-    or_,
     select,
     update,
 )
@@ -25,12 +25,6 @@ from gepp_audit.database.platform_tables import transaction_audit_history as his
 from gepp_audit.database.platform_tables import transactions
 from gepp_audit.database.tables import batches, items, live
 from gepp_audit.database.types import AuditStatus
-from gepp_audit.model import SkipReason
-
-_LEFT_ALONE: Final = tuple(
-    reason.value for reason in (SkipReason.FOREIGN, SkipReason.NOT_FOUND, SkipReason.DELETED, SkipReason.DECIDED)
-)
-
 
 #: as the platform calls a batch that is to be worked on
 _WAITING: Final = ("in_progress", "pending")
@@ -40,30 +34,16 @@ def put_back(connection: Connection, platform: Platform, audit_history_id: int) 
     """Set the batch's still `queued` transactions back to `null`, so that they can be queued again; False: some are
     held.
 
-    Those that people decided or deleted, that belong to others, or that another open batch lists, stay as they are.
+    Those that people decided or deleted, that belong to others, or that another open batch lists, stay as they are:
+    judged as they stand now, since people may have taken back what was seen at the fan-out.
     """
-    other = items.alias("other")
-    live_elsewhere = exists().where(
-        other.c.transaction_id == items.c.transaction_id,
-        other.c.audit_history_id != items.c.audit_history_id,
-        live(other),
-    )
-    left = (
-        select(items.c.transaction_id)
-        .where(
-            items.c.audit_history_id == audit_history_id,
-            or_(
-                items.c.skip_reason.is_(None),
-                items.c.skip_reason.not_in(_LEFT_ALONE),
-            ),
-            ~live_elsewhere,
-        )
-        .scalar_subquery()
-    )
+    seen = select(batches.c.fanned_out_at).where(batches.c.audit_history_id == audit_history_id)
+    no_items_yet = connection.execute(seen).scalar_one() is None
+    left = _of_row(connection, audit_history_id) if no_items_yet else _of_items(audit_history_id)
     organization = select(batches.c.organization_id).where(batches.c.audit_history_id == audit_history_id)
     still_queued = and_(
-        transactions.c.id.in_(left),
-        transactions.c.id.not_in(_listed_elsewhere(connection, audit_history_id)),
+        transactions.c.id.in_(left.scalar_subquery()),
+        transactions.c.id.not_in(listed_elsewhere(connection, audit_history_id)),
         cast(transactions.c.ai_audit_status, Text) == "queued",
         transactions.c.organization_id == organization.scalar_subquery(),
         *untouched(platform),
@@ -77,7 +57,26 @@ def put_back(connection: Connection, platform: Platform, audit_history_id: int) 
     return not connection.execute(select(exists().where(still_queued))).scalar_one()
 
 
-def _listed_elsewhere(connection: Connection, audit_history_id: int) -> Select[Any]:
+def _of_items(audit_history_id: int) -> Select[Any]:
+    """The batch's transactions that no other batch works on."""
+    live_elsewhere = _live_elsewhere(items.c.transaction_id, audit_history_id)
+    return select(items.c.transaction_id).where(items.c.audit_history_id == audit_history_id, ~live_elsewhere)
+
+
+def _of_row(connection: Connection, audit_history_id: int) -> Select[Any]:
+    """As `_of_items`, of a batch that ends before it was fanned out: what the platform's row lists."""
+    listed = _listed(connection, history.c.id == audit_history_id).subquery("listed")
+    return select(listed.c.id).where(~_live_elsewhere(listed.c.id, audit_history_id))
+
+
+def _live_elsewhere(transaction_id: ColumnElement[int], audit_history_id: int) -> ColumnElement[bool]:
+    other = items.alias("other")
+    return exists().where(
+        other.c.transaction_id == transaction_id, other.c.audit_history_id != audit_history_id, live(other)
+    )
+
+
+def listed_elsewhere(connection: Connection, audit_history_id: int) -> Select[Any]:
     """The ids of the platform's other open batches that have no items yet: queued again, and not yet seen by us."""
     fanned_out = exists().where(batches.c.audit_history_id == history.c.id, batches.c.fanned_out_at.is_not(None))
     waiting = and_(
@@ -86,7 +85,12 @@ def _listed_elsewhere(connection: Connection, audit_history_id: int) -> Select[A
         history.c.deleted_date.is_(None),
         ~fanned_out,
     )
+    return _listed(connection, waiting)
+
+
+def _listed(connection: Connection, condition: ColumnElement[bool]) -> Select[Any]:
+    """The ids that the platform's rows under `condition` list."""
     if connection.dialect.name == "postgresql":
-        return select(cast(func.unnest(history.c.transactions), BigInteger)).where(waiting)
+        return select(cast(func.unnest(history.c.transactions), BigInteger).label("id")).where(condition)
     each = func.json_each(history.c.transactions).table_valued("value", joins_implicitly=True)
-    return select(cast(each.c.value, Integer)).select_from(history, each).where(waiting)
+    return select(cast(each.c.value, Integer).label("id")).select_from(history, each).where(condition)

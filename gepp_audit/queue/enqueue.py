@@ -4,7 +4,8 @@ named can be.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,12 +65,19 @@ def enqueue(database: Database, request: EnqueueRequest) -> Enqueued:
     if request.dry_run:
         chosen = database.read(lambda connection: _choose(connection, platform, request))
         return _result(request, (), chosen)
-    try:
+    with known_user(request.triggered_by):
         return database.write(lambda connection: _enqueue(connection, platform, request))
+
+
+@contextmanager
+def known_user(triggered_by: int | None) -> Iterator[None]:
+    """Say it in words when the platform does not know the user who asks for a batch."""
+    try:
+        yield
     except OperatorError as error:
         if isinstance(error.__cause__, DBAPIError) and sqlstate(error.__cause__) == _FOREIGN_KEY:
             raise OperatorError(
-                f"the platform has no user {request.triggered_by}.",
+                f"the platform has no user {triggered_by}.",
                 fix="Give --triggered-by the id of an existing user, or leave it out.",
                 code="unknown_user",
                 exit_code=2,

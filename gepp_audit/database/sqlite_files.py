@@ -30,12 +30,17 @@ _MOUNTS: Final = Path("/proc/self/mounts")
 def require_local_file_system(path: Path) -> None:
     """Refuse, with an OperatorError, a database file on a network file system."""
     kind = file_system_of(path)
-    if kind.startswith(_NETWORK):
+    if is_network(kind):
         raise OperatorError(
             f"the SQLite database {path} lies on a network file system ({kind}), where its locks do not hold.",
             fix="Put it on a local disk, or use PostgreSQL for several hosts.",
             code="database_on_network",
         )
+
+
+def is_network(kind: str) -> bool:
+    """Whether a file system of this type lies on another machine."""
+    return kind.startswith(_NETWORK)
 
 
 def file_system_of(path: Path) -> str:

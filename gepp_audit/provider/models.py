@@ -109,6 +109,11 @@ def shutdown_date(model: str) -> date | None:
     return _SHUTDOWN_OF.get(_base_name(model))
 
 
+def is_known(model: str) -> bool:
+    """Whether this version knows how to write a request to `model`, wherever it is served."""
+    return _family(model) is not None
+
+
 def is_openai(base_url: str | None) -> bool:
     """Whether `base_url` (None: the default) is OpenAI itself: api.openai.com or one of its regional hosts, by TLS."""
     try:

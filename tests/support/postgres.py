@@ -50,13 +50,14 @@ _SETTINGS: Final = {
     "unix_socket_directories": "",
 }
 
-#: ends the server and its folders when the test process is gone: $1 is its pid, then come the data and the rest
+#: ends the server and its folders when the test process is gone: $1 is the data, whose first line of postmaster.pid
+#: names the process that runs now, $2 the rest
 _GUARD: Final = """
 read -r _
-kill -QUIT "$1" 2>/dev/null
+pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null
 turns=0
-while [ -e "$2/postmaster.pid" ] && [ "$turns" -lt 200 ]; do sleep 0.05; turns=$((turns + 1)); done
-rm -rf "$2" "$3"
+while [ -e "$1/postmaster.pid" ] && [ "$turns" -lt 200 ]; do sleep 0.05; turns=$((turns + 1)); done
+rm -rf "$1" "$2"
 """
 _ROOM_BYTES: Final = 2 << 30
 _ATTEMPTS: Final = 5
@@ -68,6 +69,21 @@ class PostgresServer:
     """A running server on 127.0.0.1. Its superuser is `gepp` with the test password."""
 
     port: int
+    #: None: it was started elsewhere
+    process: ServerProcess | None = None
+
+    def stop(self, *, immediately: bool = False) -> None:
+        """End the server: its sessions are cut off in good order (57P01), or `immediately`, as a crash does it.
+
+        What was committed under `synchronous_commit = off` may be lost by a crash: set it on where that matters.
+        """
+        assert self.process is not None
+        self.process.stop(signal.SIGQUIT if immediately else signal.SIGINT)
+
+    def start(self) -> None:
+        """Let the server that was stopped run again, on the same port."""
+        assert self.process is not None
+        self.process.start()
 
     def url(self, database: str) -> str:
         """The address of `database` as an operator would write it, with user and password."""
@@ -93,6 +109,29 @@ class PostgresServer:
             connection.close()
 
 
+@dataclass(kw_only=True)
+class ServerProcess:
+    """The process behind a server, which can be ended and started again."""
+
+    binaries: Path
+    data: Path
+    user: pwd.struct_passwd | None
+    log_file: Path
+    port: int
+    popen: subprocess.Popen[bytes]
+
+    def stop(self, number: signal.Signals) -> None:
+        """End it by this signal, and wait for its end."""
+        self.popen.send_signal(number)
+        self.popen.wait(timeout=60)
+
+    def start(self) -> None:
+        """Start it on its port; returns when it takes connections."""
+        self.popen = _launch(self.binaries, self.data, self.user, self.log_file, self.port)
+        if not _becomes_ready(self.popen, self.data, self.port):
+            raise RuntimeError(f"PostgreSQL did not start again:\n{self.log_file.read_text(errors='replace')[-4000:]}")
+
+
 @contextmanager
 def running_server(log_file: Path) -> Iterator[PostgresServer]:
     """A server for the time of the `with` block. `log_file`: where it writes what it has to say."""
@@ -101,13 +140,13 @@ def running_server(log_file: Path) -> Iterator[PostgresServer]:
     try:
         binaries = _binaries(rest, user)
         _initialize(binaries, data, rest, user)
-        port, server = _start(binaries, data, user, log_file)
+        server = _start(binaries, data, user, log_file)
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
         shutil.rmtree(rest, ignore_errors=True)
         raise
     with _guarded(server, data, rest):
-        yield PostgresServer(port=port)
+        yield PostgresServer(port=server.port, process=server)
 
 
 def _demoted_user() -> pwd.struct_passwd | None:
@@ -209,34 +248,38 @@ def _initialize(binaries: Path, data: Path, rest: Path, user: pwd.struct_passwd 
         raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
 
 
-def _start(
-    binaries: Path, data: Path, user: pwd.struct_passwd | None, log_file: Path
-) -> tuple[int, subprocess.Popen[bytes]]:
-    settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+def _start(binaries: Path, data: Path, user: pwd.struct_passwd | None, log_file: Path) -> ServerProcess:
     for _ in range(_ATTEMPTS):
         port = _free_port()
-        with log_file.open("ab") as log:
-            # A session of its own: Ctrl-C reaches the tests alone, which then end the server in their order.
-            server = subprocess.Popen(
-                [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *settings],
-                cwd="/",
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **_as(user),
-            )
+        server = _launch(binaries, data, user, log_file, port)
         if _becomes_ready(server, data, port):
-            return port, server
+            return ServerProcess(binaries=binaries, data=data, user=user, log_file=log_file, port=port, popen=server)
         # it ended: another program took the port between our look and its start
     raise RuntimeError(f"PostgreSQL did not start:\n{log_file.read_text(errors='replace')[-4000:]}")
 
 
+def _launch(
+    binaries: Path, data: Path, user: pwd.struct_passwd | None, log_file: Path, port: int
+) -> subprocess.Popen[bytes]:
+    settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    with log_file.open("ab") as log:
+        # A session of its own: Ctrl-C reaches the tests alone, which then end the server in their order.
+        return subprocess.Popen(
+            [str(binaries / "postgres"), "-D", str(data), "-p", str(port), *settings],
+            cwd="/",
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            **_as(user),
+        )
+
+
 @contextmanager
-def _guarded(server: subprocess.Popen[bytes], data: Path, rest: Path) -> Iterator[None]:
+def _guarded(server: ServerProcess, data: Path, rest: Path) -> Iterator[None]:
     guard = subprocess.Popen(
-        ["/bin/sh", "-c", _GUARD, "guard", str(server.pid), str(data), str(rest)],
+        ["/bin/sh", "-c", _GUARD, "guard", str(data), str(rest)],
         cwd="/",
         env=_environment(),
         stdin=subprocess.PIPE,
@@ -247,8 +290,7 @@ def _guarded(server: subprocess.Popen[bytes], data: Path, rest: Path) -> Iterato
     try:
         yield
     finally:
-        server.send_signal(signal.SIGQUIT)
-        server.wait(timeout=60)
+        server.stop(signal.SIGQUIT)
         guard.communicate(timeout=60)
 
 

@@ -7,6 +7,9 @@ from collections import Counter
 import psutil
 import pytest
 
+from tests.laws import assert_laws
+from tests.support.chaos import settled_log
+from tests.support.evidence import Told
 from tests.support.platforms import Platform
 from tests.support.processes import Programs, Simulator
 from tests.support.queues import (
@@ -68,6 +71,8 @@ def test_three_kills_in_the_middle_repeat_only_the_calls_in_flight(
     queue.assert_all_settled()
     outcomes = platform.rows("SELECT outcome FROM gepp_audit_runs ORDER BY started_at")
     assert [row["outcome"] for row in outcomes] == ["died", "died", "died", "processed"]
+    told = Told(disruptions=3, concurrency=CONCURRENCY, expected=queue.statuses, killers=set())
+    assert_laws(platform.url, asked=settled_log(simulator), told=told)
 
 
 @both
@@ -85,6 +90,8 @@ def test_a_run_killed_before_it_published_leaves_its_verdicts_to_the_next_one(
     finish(programs, simulator)
     assert sorted(Counter(asked(simulator)).values()) == [1, 1, 1, 1, 1, 2]
     queue.assert_all_settled()
+    told = Told(disruptions=1, concurrency=CONCURRENCY, expected=queue.statuses, killers=set())
+    assert_laws(platform.url, asked=settled_log(simulator), told=told)
 
 
 @on_postgresql
@@ -106,7 +113,10 @@ def test_a_transaction_that_kills_each_run_is_parked_and_the_rest_of_its_batch_c
     assert queue.labels() == {**queue.statuses, bad: "failed"}
     history = platform.history(batch)
     assert history["status"] == "completed"
-    assert f"{bad} (crashed)" in history["error_message"]
+    assert f"three runs died while they worked on it: 1 ({bad})" in history["error_message"]
+    expected = {**queue.statuses, bad: "failed"}
+    told = Told(disruptions=3, concurrency=CONCURRENCY, expected=expected, killers={bad})
+    assert_laws(platform.url, asked=settled_log(simulator), told=told)
 
 
 @both

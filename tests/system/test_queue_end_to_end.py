@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.laws import assert_laws
+from tests.support.chaos import settled_log
+from tests.support.evidence import Told
 from tests.support.platform_schema import snapshot_schema
 from tests.support.platforms import Platform
 from tests.support.processes import ROOT, Programs, Simulator
@@ -56,6 +59,8 @@ def test_300_transactions_end_as_the_platforms_screens_read_them_after_one_run(
     check_history(queue, calls, began, ended)
     check_nothing_else_was_touched(queue, before)
     assert platform.database.read(snapshot_schema) == schema
+    told = Told(concurrency=1, expected=queue.statuses)
+    assert_laws(platform.url, asked=settled_log(simulator), told=told)
 
     again = programs.run("process-queue")
     assert (again.exit_code, again.stdout, again.stderr) == (0, "", "")

@@ -6,6 +6,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.laws import assert_laws
+from tests.support.chaos import settled_log
+from tests.support.evidence import Told
 from tests.support.platforms import Platform
 from tests.support.processes import Finished, Process, Programs, Simulator
 from tests.support.queues import (
@@ -92,6 +95,7 @@ def test_a_batch_withdrawn_while_its_calls_run_stays_as_people_left_it(
     finish(programs, simulator)
     assert platform.history(again)["status"] == "completed"
     assert queue.labels() == queue.statuses
+    assert_laws(platform.url, asked=settled_log(simulator), told=Told(expected=queue.statuses))
 
 
 def stamped(row: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def test_a_transaction_edited_while_its_call_runs_is_asked_again_and_judged_as_i
     assert queue.labels() == {1: "rejected", 2: "approved"}
     assert "DC-01" in queue.platform.value("SELECT reject_triggers FROM transactions WHERE id = 1")
     assert queue.platform.history(1)["rejected_count"] == 1
+    assert_laws(queue.platform.url, asked=settled_log(simulator), told=Told(expected=queue.labels()))
 
 
 @both
@@ -129,6 +134,7 @@ def test_a_record_edited_while_the_call_runs_counts_as_an_edit_of_its_transactio
     assert process.wait().exit_code == 0
     assert sorted(asked(simulator)) == [1, 2, 2]
     assert queue.labels() == {1: "approved", 2: "rejected"}
+    assert_laws(queue.platform.url, asked=settled_log(simulator))
 
 
 @on_all_versions
@@ -149,7 +155,9 @@ def test_a_person_who_decides_while_the_call_runs_has_the_last_word(
     history = platform.history(batch)
     assert (history["status"], history["approved_count"], history["rejected_count"]) == ("completed", 2, 0)
     assert history["audit_info"]["summary"]["skipped_count"] == 1
-    assert sorted(ledger(platform, "verdict")) == [1, 2, 3]
+    assert (sorted(ledger(platform, "verdict")), ledger(platform, "superseded")) == ([1, 2], [3])
+    people = Told(touched={3}, decided={3: {"ai_audit_status": "approved", "status": "approved"}})
+    assert_laws(platform.url, asked=settled_log(simulator), told=people)
 
 
 # -- ids that are not audited ------------------------------------------------------------------------------------------
@@ -168,6 +176,7 @@ def test_the_same_ids_in_two_batches_are_asked_once_and_both_batches_end(
     history = queue.platform.history(second)
     assert (history["status"], history["total_transactions"], history["processed_transactions"]) == ("completed", 3, 0)
     assert {entry["status"] for entry in history["audit_info"]["audit_results"]} == {"skipped"}
+    assert_laws(queue.platform.url, asked=settled_log(simulator), told=Told(expected=queue.statuses))
 
 
 @on_all_versions
@@ -186,6 +195,7 @@ def test_ids_that_are_foreign_deleted_unqueued_unknown_or_listed_twice_are_not_a
     assert platform.rows("SELECT * FROM transactions WHERE id <> :id ORDER BY id", id=good) == before
     summary = platform.history(batch)["audit_info"]["summary"]
     assert (summary["total_transactions"], summary["approved_count"], summary["skipped_count"]) == (5, 1, 4)
+    assert_laws(platform.url, asked=settled_log(simulator))
 
 
 @on_all_versions

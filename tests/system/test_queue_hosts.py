@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from tests.laws import assert_laws
+from tests.support.chaos import settled_log
+from tests.support.evidence import Told
 from tests.support.platforms import Platform
 from tests.support.processes import Programs, Simulator
 from tests.support.queues import (
@@ -58,6 +61,8 @@ def test_six_hosts_at_once_ask_each_transaction_once_and_close_each_batch_once(
     assert sum(one["batches"]["completed"] for one in summaries) == 6
     assert sorted(ledger(queue.platform, "verdict")) == sorted(queue.expected)
     queue.assert_all_settled()
+    trouble = Told(disruptions=0, concurrency=CONCURRENCY, expected=queue.statuses, killers=set())
+    assert_laws(queue.platform.url, asked=settled_log(simulator), told=trouble)
 
 
 @pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
@@ -98,6 +103,8 @@ def test_six_processes_of_one_host_at_once_are_one_run_and_five_that_leave_in_si
         run.kill()
     finish(programs, simulator)
     queue.assert_all_settled()
+    trouble = Told(disruptions=1, concurrency=CONCURRENCY, expected=queue.statuses, killers=set())
+    assert_laws(queue.platform.url, asked=settled_log(simulator), told=trouble)
 
 
 # -- frozen ------------------------------------------------------------------------------------------------------------
@@ -136,6 +143,8 @@ def test_a_run_frozen_past_its_lease_and_woken_after_another_host_finished_write
     assert rows_of_the_platform(platform) == before
     assert len(simulator.calls()) == calls
     assert sorted(ledger(platform, "verdict")) == sorted(queue.expected)
+    trouble = Told(disruptions=1, concurrency=CONCURRENCY, expected=queue.statuses, killers=set())
+    assert_laws(platform.url, asked=settled_log(simulator), told=trouble)
 
 
 @both
@@ -173,3 +182,5 @@ def test_late_answers_of_a_woken_run_do_not_reach_items_that_another_host_has_cl
     other.kill()
     finish(programs, simulator, "h2")
     queue.assert_all_settled()
+    trouble = Told(disruptions=2, concurrency=CONCURRENCY, expected=queue.statuses, killers=set())
+    assert_laws(platform.url, asked=settled_log(simulator), told=trouble)

@@ -1,7 +1,8 @@
 """Measures what the queue costs, as ratios side by side in one run; prints a table and judges nothing.
 
-    scripts/bench            everything, about eight minutes
-    scripts/bench --quick    fewer transactions and repetitions, about one minute
+    scripts/bench                       everything, about fifteen minutes
+    scripts/bench --quick               fewer transactions and repetitions, about two minutes
+    scripts/bench --only claim,batch    these parts alone, a minute or two each
 
 It starts its own PostgreSQL and its own simulator on loopback and ends them. "Ideal" is what the server's latency and
 the concurrency allow: calls per second = concurrency / latency. Times vary with the machine; read the ratios.
@@ -18,15 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.bench import BenchDatabase, bench_database  # noqa: E402 - the repository comes first
+from tests.support import bench_scale  # noqa: E402 - the repository comes first
+from tests.support.bench import BenchDatabase, bench_database  # noqa: E402
+from tests.support.bench_scale import Line  # noqa: E402
 from tests.support.processes import running_simulator  # noqa: E402
+from tests.support.waiting import wait_until  # noqa: E402
 
 LATENCY = 0.5
 KEY = "sk-bench-no-real-key"
@@ -112,29 +118,182 @@ def idle_tick(database: BenchDatabase, repetitions: int) -> list[float]:
     return ratios
 
 
+def shares(database: BenchDatabase) -> list[Line]:
+    """Ten organizations with equally long queues, for more than a minute: how evenly the calls were shared."""
+    database = database.fresh(10)
+    each = 700
+    owner = {
+        id_: organization for organization in database.organizations for id_ in database.queue_of(organization, each)[1]
+    }
+    with running_simulator(latency_ms=int(LATENCY * 1000), api_key=KEY) as simulator:
+        run([str(PROGRAM), "process-queue", "--json"], environment_for(database, f"{simulator.url}/v1"))
+        calls = sorted(simulator.calls(), key=lambda call: float(call["received"]))
+    least = bench_scale.least_fair_minute(calls, owner, len(database.organizations))
+    return [("10 equal organizations: Jain index of the least fair minute", f"{least:.4f}", "≥ 0.95")]
+
+
+def latecomers(database: BenchDatabase) -> list[Line]:
+    """Twenty transactions alone, and twenty that arrive while a run works on 10,000 of another organization."""
+    first, second = database.fresh(2), database.fresh(2)
+    with running_simulator(latency_ms=int(LATENCY * 1000), api_key=KEY) as simulator:
+        alone, _ = first.queue_of(first.organizations[1], 20)
+        run([str(PROGRAM), "process-queue"], environment_for(first, f"{simulator.url}/v1"))
+        seconds_alone = bench_scale.wait_for_end(first, alone, 5)
+        second.queue_of(second.organizations[0], 10_000)
+        simulator.reset()
+        with started(second, f"{simulator.url}/v1"):
+            wait_until(lambda: len(simulator.calls()) > 500, 60, what="500 calls")
+            late, _ = second.queue_of(second.organizations[1], 20)
+            seconds_behind = bench_scale.wait_for_end(second, late, 120)
+    told = f"{seconds_behind:.1f} s ({seconds_alone:.1f} s alone)"
+    return [("20 transactions that arrive behind 10,000 of another organization", told, "≤ 2 × + 60 s (a tick)")]
+
+
+def limited(database: BenchDatabase) -> list[Line]:
+    """Four processes, as four hosts, under one limit of calls per minute: how much of it is used, and never more."""
+    database, per_minute = database.fresh(1), 240
+    database.queue_of(database.organizations[0], 4 * per_minute)
+    run([str(PROGRAM), "limits", "set", "--global", "--calls-per-minute", str(per_minute)], environment_for(database))
+    with running_simulator(latency_ms=int(LATENCY * 1000), api_key=KEY) as simulator, ExitStack() as running:
+        hosts = [Host(database, f"{simulator.url}/v1", f"host-{number}") for number in range(4)]
+        for host in hosts:
+            running.callback(host.stop)
+        deadline = time.monotonic() + 300
+        # the first minute's calls may leave at once; from then on each waits for its place
+        while len(simulator.calls()) < 3 * per_minute:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"only {len(simulator.calls())} calls left in 300 s")
+            for host in hosts:
+                host.keep_running()
+            time.sleep(1)
+        moments = bench_scale.received(simulator)
+    most = bench_scale.rolling_most(moments)
+    used = 2 * per_minute / (moments[3 * per_minute - 1] - moments[per_minute - 1]) * 60 / per_minute
+    return [
+        (f"4 processes at {per_minute} calls a minute: use of the limit", f"{used:.1%}", "≥ 95 %"),
+        (f"4 processes at {per_minute} calls a minute: most in any 60 s", str(most), f"≤ {per_minute}"),
+    ]
+
+
+def claims(database: BenchDatabase, size: int) -> list[Line]:
+    """Claims in a short queue and in a long one."""
+    return bench_scale.claim_time(database.fresh(1), database.fresh(1), size, 60)
+
+
+def big_batch(database: BenchDatabase, size: int) -> list[Line]:
+    """One batch of so many transactions: a run that takes it up, and, with all but 1,000 settled, one that ends it."""
+    database = database.fresh(1)
+    batch = bench_scale.queue_big_batch(database, size)
+    with running_simulator(api_key=KEY) as simulator:
+        environment = environment_for(database, f"{simulator.url}/v1")
+        begun = run([str(PROGRAM), "process-queue", "--max-transactions", "1000"], environment)
+        bench_scale.settle_most(database, 1_000)
+        seconds = bench_scale.seconds_to_close(database, batch)
+        ended = run([str(PROGRAM), "process-queue"], environment)
+    bench_scale.wait_for_end(database, batch, 5)
+    return [
+        (f"a batch of {size}: peak memory", f"{max(begun.peak_mb, ended.peak_mb):.0f} MB", "≤ 120 MB"),
+        (f"a batch of {size}: seconds to close", f"{seconds:.1f} s", "≤ 10 s"),
+    ]
+
+
+class Host:
+    """A host on which a run is started whenever the last one has ended, as by a very busy crontab."""
+
+    def __init__(self, database: BenchDatabase, url: str, name: str) -> None:
+        self.environment = environment_for(database, url) | {"GEPP_AUDIT_HOST": name}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def keep_running(self) -> None:
+        """Start a run if there is none."""
+        if self.process is None or self.process.poll() is not None:
+            nothing = subprocess.DEVNULL
+            self.process = subprocess.Popen(
+                [str(PROGRAM), "process-queue"], env=self.environment, stdin=nothing, stdout=nothing, stderr=nothing
+            )
+
+    def stop(self) -> None:
+        """Tell the run to stop, and wait for it."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+
+
+@contextmanager
+def started(database: BenchDatabase, url: str) -> Iterator[None]:
+    """A run that is told to stop at the end of the block."""
+    host = Host(database, url, "host")
+    host.keep_running()
+    try:
+        yield
+    finally:
+        host.stop()
+
+
+def ticks(database: BenchDatabase, repetitions: int) -> list[Line]:
+    """An idle tick."""
+    ratios = idle_tick(database, repetitions)
+    return [("idle tick / bare SELECT", f"{statistics.median(ratios):.2f} ×", "≤ 1.6 ×")]
+
+
+def rates(database: BenchDatabase, sizes: Sequence[int]) -> list[Line]:
+    """Whole runs over so many transactions."""
+    rows: list[Line] = []
+    for size in sizes:
+        _, figures = queue_of(database, size)
+        rows += [
+            (f"{size} transactions: rate between first and last call", f"{figures['rate']:.1%} of ideal", "≥ 95 %"),
+            (f"{size} transactions: whole process", f"{figures['whole']:.3f} × ideal", "≤ 1.12 × at 1,000"),
+            (f"{size} transactions: CPU per transaction", f"{figures['cpu_ms']:.1f} ms", "≤ 8 ms"),
+            (f"{size} transactions: commits per transaction", f"{figures['commits']:.3f}", "< 0.3"),
+            (f"{size} transactions: peak memory", f"{figures['peak_mb']:.0f} MB", "≤ 120 MB, the same"),
+        ]
+    return rows
+
+
+def parts(quick: bool) -> dict[str, Callable[[BenchDatabase], list[Line]]]:
+    """What can be measured, by the names of --only, in the order of the table."""
+    return {
+        "tick": partial(ticks, repetitions=5 if quick else 20),
+        "rate": partial(rates, sizes=(1_000, 2_000) if quick else (1_000, 20_000)),
+        "claim": partial(claims, size=200_000 if quick else 1_000_000),
+        "batch": partial(big_batch, size=20_000 if quick else 100_000),
+        "shares": shares,
+        "latecomers": latecomers,
+        "limit": limited,
+    }
+
+
+def chosen_parts(only: str | None, quick: bool) -> dict[str, Callable[[BenchDatabase], list[Line]]]:
+    """Those that --only names; all but the long ones for --quick, else all."""
+    known = parts(quick)
+    names = only.split(",") if only else [name for name in known if not quick or name not in _LONG]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(f"no such part: {', '.join(unknown)}; there are {', '.join(known)}")
+    return {name: known[name] for name in names}
+
+
+#: what takes more than a minute each
+_LONG = ("shares", "latecomers", "limit")
+
+
 def main() -> None:
     """Measure, then print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer transactions and repetitions")
-    quick = parser.parse_args().quick
-    sizes = (1_000, 2_000) if quick else (1_000, 20_000)
-    rows: list[tuple[str, str, str]] = []
+    parser.add_argument("--only", metavar="PART,…", help=f"these parts alone: {', '.join(parts(False))}")
+    options = parser.parse_args()
+    chosen = chosen_parts(options.only, options.quick)
+    rows: list[Line] = []
     with bench_database() as database:
-        ratios = idle_tick(database, 5 if quick else 20)
-        rows.append(("idle tick / bare SELECT", f"{statistics.median(ratios):.2f} ×", "≤ 1.6 ×"))
-        for size in sizes:
-            _, figures = queue_of(database, size)
-            rows += [
-                (f"{size} transactions: rate between first and last call", f"{figures['rate']:.1%} of ideal", "≥ 95 %"),
-                (f"{size} transactions: whole process", f"{figures['whole']:.3f} × ideal", "≤ 1.12 × at 1,000"),
-                (f"{size} transactions: CPU per transaction", f"{figures['cpu_ms']:.1f} ms", "≤ 8 ms"),
-                (f"{size} transactions: commits per transaction", f"{figures['commits']:.3f}", "< 0.3"),
-                (f"{size} transactions: peak memory", f"{figures['peak_mb']:.0f} MB", "≤ 120 MB, the same"),
-            ]
+        for name, measure in chosen.items():
+            print(f"{name} …", file=sys.stderr)
+            rows += measure(database)
     width = max(len(row[0]) for row in rows)
     print(f"{LATENCY * 1000:.0f} ms an answer, {CONCURRENCY} at the same time, PostgreSQL on this machine")
-    for name, value, goal in rows:
-        print(f"{name:<{width}}  {value:>16}  goal {goal}")
+    for what, value, goal in rows:
+        print(f"{what:<{width}}  {value:>24}  goal {goal}")
 
 
 PROGRAM = Path(sys.executable).parent / "gepp-audit"

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from gepp_audit.database.engine import Database, open_database
 from gepp_audit.database.migrate import initialize
 from tests.support.platform_schema import platform_sql
 from tests.support.platforms import Platform
-from tests.support.postgres import running_server
+from tests.support.postgres import PostgresServer, running_server
 
 ROOT = Path(__file__).parents[2]
 #: organizations that share a queue, each with a batch of its own
 ORGANIZATIONS = 3
+_numbers = count(1)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class BenchDatabase:
     platform: Platform
     database: Database
     organizations: tuple[int, ...]
+    server: PostgresServer
+
+    def fresh(self, organizations: int) -> BenchDatabase:
+        """Another, empty database on the same server, with the same rules and so many organizations."""
+        return _database(self.server, f"bench_{next(_numbers)}", organizations)
+
+    def queue_of(self, organization: int, transactions: int) -> tuple[int, list[int]]:
+        """Queue so many transactions of one organization in one batch; returns its id and theirs."""
+        ids = self.platform.transactions(organization, transactions)
+        return self.platform.batch(organization, ids), ids
 
     def queue(self, transactions: int) -> None:
         """Queue so many transactions, in one batch per organization, as the platform writes them."""
@@ -58,15 +70,21 @@ def bench_database() -> Iterator[BenchDatabase]:
         tempfile.TemporaryDirectory(prefix="gepp-audit-bench-") as folder,
         running_server(Path(folder) / "postgresql.log") as server,
     ):
-        url = server.create("bench")
-        server.execute(platform_sql("new"), "bench")
-        initialize(url)
-        platform = Platform(url, "new")
-        for rule in _sample_rules():
-            platform.rule(rule["rule_id"], name=rule["rule_name"], actions=rule["actions"])
-        organizations = tuple(platform.organization() for _ in range(ORGANIZATIONS))
-        yield BenchDatabase(url=url, platform=platform, database=open_database(url), organizations=organizations)
-        platform.close()
+        database = _database(server, "bench", ORGANIZATIONS)
+        yield database
+        database.platform.close()
+        database.database.close()
+
+
+def _database(server: PostgresServer, name: str, organizations: int) -> BenchDatabase:
+    url = server.create(name)
+    server.execute(platform_sql("new"), name)
+    initialize(url)
+    platform = Platform(url, "new")
+    for rule in _sample_rules():
+        platform.rule(rule["rule_id"], name=rule["rule_name"], actions=rule["actions"])
+    ids = tuple(platform.organization() for _ in range(organizations))
+    return BenchDatabase(url=url, platform=platform, database=open_database(url), organizations=ids, server=server)
 
 
 def _sample_rules() -> list[dict[str, Any]]:

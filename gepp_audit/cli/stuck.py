@@ -6,24 +6,31 @@ Also a monitoring plugin: exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN, and its f
 from __future__ import annotations
 
 import logging
-import sys
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from gepp_audit import logs
-from gepp_audit.cli.app import App, is_terminal
+from gepp_audit.cli.app import App
+from gepp_audit.cli.calling import as_called
+from gepp_audit.cli.confirming import confirm, require_answer
 from gepp_audit.cli.options import DURATION, ID, json_option
-from gepp_audit.cli.render import Result, error_text
+from gepp_audit.cli.render import Result, Table, error_text
 from gepp_audit.errors import OperatorError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from decimal import Decimal
+
     from gepp_audit.database.engine import Database
     from gepp_audit.queue.inspecting import Question, Report
     from gepp_audit.queue.mending import GivenUp, Requeued
+    from gepp_audit.settings import Settings
 
 _ENGINE: Final = "openai"
 _FORMATS: Final = ("table", "json", "prometheus")
+_FILE_ERROR: Final = "metrics_file"
 
 
 @click.command("stuck")
@@ -36,113 +43,202 @@ _FORMATS: Final = ("table", "json", "prometheus")
     show_default=True,
     help="Batches that have been open for so long: 90s, 30m, 1h, 2d.",
 )
-@click.option("--format", "output", type=click.Choice(_FORMATS), help="How to print it; default: table.")
+@click.option("--format", "format_", type=click.Choice(_FORMATS), help="How to print it; default: table.")
+@click.option(
+    "--output",
+    "file",
+    metavar="FILE",
+    help="With --format prometheus: write FILE, by a rename, for the textfile collector of node_exporter.",
+)
 @click.option("--requeue", is_flag=True, help="Let the batches of these IDs go on at once.")
 @click.option("--fail", "give_up", is_flag=True, help="End the batches of these IDs: what has no verdict is failed.")
 @click.option("--yes", is_flag=True, help="Do not ask before --requeue or --fail.")
 @json_option
 @click.pass_obj
 def stuck(
-    app: App, batches: tuple[int, ...], older_than: int, output: str | None, requeue: bool, give_up: bool, yes: bool
+    app: App,
+    batches: tuple[int, ...],
+    older_than: int,
+    format_: str | None,
+    file: str | None,
+    requeue: bool,
+    give_up: bool,
+    yes: bool,
 ) -> Result:
     """Say which open batches do not move, why, and what to do.
 
     Without IDs: those that have been open for long; with IDs: these, of any age. Changes nothing unless --requeue or
-    --fail is given. Every 'slow', 'retrying' and 'paused' is a WARNING, every other cause is CRITICAL.
+    --fail is given. Every 'slow', 'retrying', 'limited' and 'paused' is a WARNING, every other cause is CRITICAL. So is
+    a WARNING what is queued in no open batch, and that another program settled batches of ours lately.
 
     \b
     Exit codes: 0 OK · 1 WARNING · 2 CRITICAL · 3 UNKNOWN (also: wrong usage, no database)
     """
-    output = _output(app, output)
-    _check(batches, output, requeue=requeue, give_up=give_up, yes=yes)
-    ids = tuple(dict.fromkeys(batches))
+    format_ = _format(app, format_)
+    wanted = _Wanted(
+        ids=tuple(dict.fromkeys(batches)),
+        older_than=older_than,
+        format=format_,
+        file=file,
+        requeue=requeue,
+        give_up=give_up,
+        yes=yes,
+    )
+    _check(wanted)
     try:
-        return _answer(app, ids, older_than, output, requeue=requeue, give_up=give_up, yes=yes)
+        return _answer(app, wanted)
     except OperatorError as error:
-        if requeue or give_up:
+        if requeue or give_up or error.code == _FILE_ERROR:
             raise
-        return _unknown(error, 0 if ids else older_than, output)
+        return _unknown(error, wanted)
 
 
-def _output(app: App, output: str | None) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """The command line."""
+
+    ids: tuple[int, ...]
+    older_than: int
+    format: str
+    file: str | None
+    requeue: bool
+    give_up: bool
+    yes: bool
+
+    @property
+    def doing(self) -> str | None:
+        """The flag that changes something."""
+        return "--requeue" if self.requeue else "--fail" if self.give_up else None
+
+
+def _format(app: App, format_: str | None) -> str:
     """The format in force: --json is --format json."""
-    if app.as_json and output not in (None, "json"):
-        raise click.UsageError(f"--json and --format {output} exclude each other.")
-    if output == "json":
+    if app.as_json and format_ not in (None, "json"):
+        raise click.UsageError(f"--json and --format {format_} exclude each other.")
+    if format_ == "json":
         app.as_json = True
-    return "json" if app.as_json else output or "table"
+    return "json" if app.as_json else format_ or "table"
 
 
-def _check(batches: tuple[int, ...], output: str, *, requeue: bool, give_up: bool, yes: bool) -> None:
-    if requeue and give_up:
+def _check(wanted: _Wanted) -> None:
+    if wanted.requeue and wanted.give_up:
         raise click.UsageError("--requeue and --fail exclude each other.")
-    if not requeue and not give_up:
-        if yes:
+    if wanted.file is not None and wanted.format != "prometheus":
+        raise click.UsageError("--output goes with --format prometheus.")
+    what = wanted.doing
+    if what is None:
+        if wanted.yes:
             raise click.UsageError("--yes goes with --requeue or --fail.")
         return
-    what = "--requeue" if requeue else "--fail"
-    if not batches:
+    if not wanted.ids:
         raise click.UsageError(f"{what} needs the IDs of the batches.")
-    if output == "prometheus":
+    if wanted.format == "prometheus":
         raise click.UsageError(f"{what} and --format prometheus exclude each other.")
-    if not yes and not _can_ask():
-        raise click.UsageError(f"{what} asks first, and there is no terminal to ask at; add --yes if you are sure.")
+    require_answer(what, wanted.yes)
 
 
-def _can_ask() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty() and is_terminal(sys.stderr)
-
-
-def _answer(
-    app: App, ids: tuple[int, ...], older_than: int, output: str, *, requeue: bool, give_up: bool, yes: bool
-) -> Result:
+def _answer(app: App, wanted: _Wanted) -> Result:
     from gepp_audit.queue.inspecting import Question, inspect
 
     settings = app.settings
-    question = Question(older_than=older_than, batch_statuses=settings.batch_statuses, ids=ids, host=settings.host)
+    question = Question(
+        older_than=wanted.older_than,
+        batch_statuses=settings.batch_statuses,
+        ids=wanted.ids,
+        host=settings.host,
+        most_output=settings.max_completion_tokens,
+        price=_price(settings),
+    )
     database = app.open_database()
     try:
         report = inspect(database, question)
-        if requeue:
-            return _requeue(database, report, question, yes)
-        if give_up:
-            return _give_up(database, report, question, yes)
+        if wanted.requeue:
+            return _as_called(app, _requeue(database, report, question, wanted.yes))
+        if wanted.give_up:
+            return _as_called(app, _give_up(database, report, question, wanted.yes))
     finally:
         database.close()
-    return _result(report, output)
+    return _as_called(app, _result(report, wanted))
 
 
-def _result(report: Report, output: str) -> Result:
+def _as_called(app: App, result: Result) -> Result:
+    """The result with its commands as this one was called."""
+
+    def spelled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: spelled(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [spelled(one) for one in value]
+        return as_called(value, env_file=app.env_file) if isinstance(value, str) else value
+
+    text = [block if isinstance(block, Table) else spelled(block) for block in result.text]
+    return Result(data=spelled(result.data), text=text, exit_code=result.exit_code)
+
+
+def _price(settings: Settings) -> Callable[[int, int], Decimal | None]:
+    from gepp_audit.audit import pricing
+
+    overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
+    return lambda read, written: pricing.most(settings.model, read, written, overrides)
+
+
+def _result(report: Report, wanted: _Wanted) -> Result:
     from gepp_audit.cli import stuck_formats
 
-    told = (stuck_formats.as_prometheus(report),) if output == "prometheus" else stuck_formats.as_table(report)
     data = report.as_json()
     if report.ended:
         data["ended"] = [
             {"audit_history_id": one.audit_history_id, "status": one.status, "completed_at": one.completed_at}
             for one in report.ended
         ]
+    if wanted.format == "prometheus":
+        told = _metrics(stuck_formats.as_prometheus(report), wanted.file)
+    else:
+        told = stuck_formats.as_table(report)
     return Result(data=data, text=told, exit_code=report.status.exit_code)
 
 
-def _unknown(error: OperatorError, older_than: int, output: str) -> Result:
+def _metrics(text: str, file: str | None) -> list[str | Table]:
+    """What is left to print of the metrics: nothing where they go into a file."""
+    if file is None:
+        return [text]
+    from pathlib import Path
+
+    from gepp_audit.heard.textfile import replace_file
+
+    try:
+        replace_file(Path(file), f"{text}\n")
+    except OSError as error:
+        raise OperatorError(
+            f"the metrics cannot be written to {file}: {error.strerror}.",
+            fix="Name a file in a folder that exists, that this user may write to, and that has room.",
+            code=_FILE_ERROR,
+        ) from error
+    return []
+
+
+def _unknown(error: OperatorError, wanted: _Wanted) -> Result:
     """A monitor wants to read on stdout that nothing could be looked at, and why."""
     from gepp_audit.cli import stuck_formats
     from gepp_audit.queue.diagnosis import Status
 
     logs.event(logging.ERROR, "command_failed", error=error, file_only=True, code=error.code, message=error.message)
     message, fix = logs.redacted(error.message), logs.redacted(error.fix)
-    if output != "table":  # where a person would not see it
+    if wanted.format != "table":  # where a person would not see it
         error_text(f"Error: {message}\n{fix}")
-    shown = OperatorError(message, fix=fix, code=error.code)
+    told: list[str | Table] = list(stuck_formats.unknown_line(OperatorError(message, fix=fix, code=error.code)))
+    if wanted.format == "prometheus":
+        told = _metrics(stuck_formats.unknown_prometheus(), wanted.file)
     return Result(
         data={
             "status": Status.UNKNOWN.value,
-            "older_than_seconds": older_than,
+            "older_than_seconds": 0 if wanted.ids else wanted.older_than,
             "stuck": [],
+            "orphans": None,
+            "rivals": None,
             "error": {"code": error.code, "message": message, "fix": fix},
         },
-        text=(stuck_formats.unknown_prometheus(),) if output == "prometheus" else stuck_formats.unknown_line(shown),
+        text=told,
         exit_code=Status.UNKNOWN.exit_code,
     )
 
@@ -165,11 +261,6 @@ def _refuse_ended(report: Report) -> None:
     )
 
 
-def _confirm(question: str, yes: bool) -> None:
-    if not yes:
-        click.confirm(question, abort=True, err=True)
-
-
 def _named(report: Report) -> str:
     from gepp_audit.queue.wording import listed
 
@@ -181,7 +272,7 @@ def _requeue(database: Database, report: Report, question: Question, yes: bool) 
     from gepp_audit.queue.mending import requeue
 
     _refuse_ended(report)
-    _confirm(f"Let {_named(report)} go on at once?", yes)
+    confirm(f"Let {_named(report)} go on at once?", yes)
     done = requeue(database, [one.batch.audit_history_id for one in report.stuck], question.host)
     return Result(data=done.as_json(), text=_say_requeued(done, report))
 
@@ -208,7 +299,7 @@ def _give_up(database: Database, report: Report, question: Question, yes: bool) 
     left = sum(one.batch.left for one in report.stuck)
     calling = sum(one.batch.calling for one in report.stuck)
     warning = f" {counted(calling, 'call')} under way will have been paid for nothing." if calling else ""
-    _confirm(
+    confirm(
         f"End {_named(report)}? {counted(left, 'transaction')} without a verdict will be failed, existing verdicts "
         f"are kept.{warning}",
         yes,

@@ -5,14 +5,14 @@ The line is `STATUS - text | perfdata` (Monitoring Plugins Development Guideline
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from gepp_audit.cli.render import Table
 from gepp_audit.plain_text import printable
 from gepp_audit.queue.diagnosis import Cause, Status
-from gepp_audit.queue.wording import counted, listed, span
+from gepp_audit.queue.wording import counted, listed, moment_in_words, span
 
 if TYPE_CHECKING:
     from gepp_audit.errors import OperatorError
@@ -28,10 +28,33 @@ def as_table(report: Report) -> list[str | Table]:
     if report.stuck:
         blocks.append(Table(columns=_COLUMNS, rows=[_row(stuck) for stuck in report.stuck]))
     blocks += [line for group in _alike(report.stuck) for line in _told(group)]
+    blocks += _whole_queue(report)
     for ended in report.ended:
         how = "was deleted" if ended.deleted else f"is not open: its status is {ended.status or 'empty'}"
         blocks.append(f"Batch {ended.audit_history_id} {how}, so it is not stuck.")
     return blocks
+
+
+def _whole_queue(report: Report) -> Iterator[str]:
+    """What is wrong beside the open batches."""
+    from gepp_audit.queue.inspecting import FREE_ORPHANS, RIVAL_FIX
+
+    if report.orphans.count:
+        yield f"{_orphans(report)}: nothing would ever ask {'it' if report.orphans.count == 1 else 'them'}."
+        yield f"  → {FREE_ORPHANS}"
+    if report.rivals.batches:
+        last = report.rivals.last_at
+        when = "" if last is None else f", the last one at {moment_in_words(last)}"
+        settled = counted(report.rivals.batches, "batch", "batches")
+        yield f"Another program settled {settled} of ours within the last hour{when}."
+        yield f"  → {RIVAL_FIX}"
+
+
+def _orphans(report: Report) -> str:
+    orphans = report.orphans
+    are = "is" if orphans.count == 1 else "are"
+    least = "" if orphans.complete else "at least "
+    return f"{least}{counted(orphans.count, 'transaction')} {are} queued in no open batch"
 
 
 def _plugin_line(report: Report) -> str:
@@ -47,8 +70,19 @@ def _plugin_line(report: Report) -> str:
             for (cause, reason), count in report.causes.most_common()
         )
         text = f"{counted(number, 'batch is', 'batches are')} open{older}: {causes}"
+    if report.orphans.count:
+        text += f"; {_orphans(report)}"
+    if report.rivals.batches:
+        text += f"; another program settled {counted(report.rivals.batches, 'batch', 'batches')} of ours"
+    return _one_line(f"{report.status.value.upper()} - {text}", _perfdata(report))
+
+
+def _perfdata(report: Report) -> str:
+    """`label=value[unit];warn;crit;min`: nothing is stuck where it should be."""
     oldest = max((stuck.age for stuck in report.stuck), default=0)
-    return _one_line(f"{report.status.value.upper()} - {text}", f"stuck={number} oldest={oldest}s")
+    values = {"stuck": f"{len(report.stuck)};0", "oldest": f"{oldest}s;", "open": f"{report.open_batches};"}
+    values |= {"orphans": f"{report.orphans.count};0", "rivals": f"{report.rivals.batches};0"}
+    return " ".join(f"{label}={value};;0" for label, value in values.items())
 
 
 def _one_line(text: str, perfdata: str) -> str:
@@ -121,6 +155,26 @@ def as_prometheus(report: Report) -> str:
                     if stuck.diagnosis.rate is not None
                 ],
             ),
+            *_metric(
+                "batch_eta_timestamp_seconds",
+                "When a batch that is slow will be through, at its rate.",
+                _moments((labels, stuck.diagnosis.eta) for labels, stuck in batches),
+            ),
+            *_metric(
+                "batch_clears_timestamp_seconds",
+                "When what holds a batch back is over by itself: a limit, a wait for the next attempt.",
+                _moments((labels, stuck.diagnosis.clears_at) for labels, stuck in batches),
+            ),
+            *_metric(
+                "orphans",
+                "Transactions that are queued in no open batch, as far as looked at.",
+                [({}, report.orphans.count)],
+            ),
+            *_metric(
+                "rival_batches",
+                "Batches of ours that another program settled within the last hour.",
+                [({}, report.rivals.batches)],
+            ),
         ]
     )
 
@@ -128,6 +182,10 @@ def as_prometheus(report: Report) -> str:
 def unknown_prometheus() -> str:
     """The metrics where nothing could be looked at."""
     return "\n".join(_metric("status", "0 ok, 1 warning, 2 critical, 3 unknown.", [({}, Status.UNKNOWN.exit_code)]))
+
+
+def _moments(found: Iterable[tuple[dict[str, str], datetime | None]]) -> list[tuple[dict[str, str], float]]:
+    return [(labels, int(moment.timestamp())) for labels, moment in found if moment is not None]
 
 
 def _labels(stuck: Stuck) -> dict[str, str]:

@@ -54,6 +54,7 @@ def give_up(connection: Connection, audit_history_id: int) -> int | None:
     ).one_or_none()
     if batch is None:
         return None
+    moment = now(connection)
     return connection.execute(
         update(items)
         .where(
@@ -66,7 +67,9 @@ def give_up(connection: Connection, audit_history_id: int) -> int | None:
             lease_until=None,
             error_code=ErrorCode.GIVEN_UP.value,
             error=GIVEN_UP_MESSAGE,
-            settled_at=now(connection),
+            settled_at=moment,
+            # one that waited for another attempt is written back at once
+            available_at=moment,
         )
     ).rowcount
 

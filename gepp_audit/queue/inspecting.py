@@ -5,19 +5,33 @@ each. Changes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from gepp_audit.database import reports
+from gepp_audit.database import health, items, limits, reports, retrying, windows
 from gepp_audit.database.engine import Database
-from gepp_audit.database.reports import BatchFacts, Facts, PlatformBatch
+from gepp_audit.database.facts import BatchFacts, Facts, Orphans, PlatformBatch, Rivals
+from gepp_audit.database.limits import Gate
+from gepp_audit.database.platform import detect
 from gepp_audit.errors import OperatorError
 from gepp_audit.queue import liveness
-from gepp_audit.queue.diagnosis import Diagnosis, Status, diagnose
+from gepp_audit.queue.causes.platform import SWITCH_OFF
+from gepp_audit.queue.diagnosis import Diagnosis, Held, Status, diagnose
+from gepp_audit.queue.holding import Hold
+from gepp_audit.queue.standing import look, reservation
 from gepp_audit.queue.wording import listed
+
+#: so many queued transactions are looked at for orphans
+_LOOKED_AT: Final = 5_000
+#: what another program settled so long ago is past
+_RIVAL_WITHIN: Final = timedelta(hours=1)
+FREE_ORPHANS: Final = 'Run "gepp-audit retry --orphans", then queue them again with "gepp-audit enqueue".'
+RIVAL_FIX: Final = f"{SWITCH_OFF}."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +43,9 @@ class Question:
     ids: tuple[int, ...] = ()
     #: None: the host's own name
     host: str | None = None
+    #: the cap of an answer in tokens, and USD of so many tokens of input and output: what one more call would reserve
+    most_output: int = 0
+    price: Callable[[int, int], Decimal | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +95,17 @@ class Report:
     open_batches: int
     #: named, but not open any more
     ended: tuple[PlatformBatch, ...] = ()
+    #: of the whole queue: looked for where no batch is named
+    orphans: Orphans = field(default_factory=Orphans)
+    rivals: Rivals = field(default_factory=Rivals)
 
     @property
     def status(self) -> Status:
         """The worst of all."""
-        return max(
-            (stuck.diagnosis.status for stuck in self.stuck), key=lambda status: status.exit_code, default=Status.OK
-        )
+        found = [stuck.diagnosis.status for stuck in self.stuck]
+        if self.orphans.count or self.rivals.batches:
+            found.append(Status.WARNING)
+        return max(found, key=lambda status: status.exit_code, default=Status.OK)
 
     @property
     def causes(self) -> Counter[tuple[str, str | None]]:
@@ -97,12 +118,22 @@ class Report:
             "status": self.status.value,
             "older_than_seconds": self.older_than,
             "stuck": [stuck.as_json() for stuck in self.stuck],
+            "orphans": {
+                "count": self.orphans.count,
+                "complete": self.orphans.complete,
+                "fix": FREE_ORPHANS if self.orphans.count else None,
+            },
+            "rivals": {
+                "batches": self.rivals.batches,
+                "last_at": self.rivals.last_at,
+                "fix": RIVAL_FIX if self.rivals.batches else None,
+            },
         }
 
 
 def inspect(database: Database, question: Question) -> Report:
     """Look at all open batches and diagnose those that are asked for. OperatorError: a named batch does not exist."""
-    facts, others = database.read(lambda connection: _look(connection, question))
+    facts, others, held, whole = database.read(lambda connection: _look(connection, question))
     unknown = tuple(id_ for id_ in _not_open(facts, question.ids) if id_ not in others)
     if unknown:
         raise no_such_batch(unknown)
@@ -111,19 +142,64 @@ def inspect(database: Database, question: Question) -> Report:
     for batch in facts.batches:
         age = max(int((facts.moment - batch.started_at).total_seconds()), 0)
         if batch.audit_history_id in question.ids if question.ids else age >= question.older_than:
-            chosen.append(Stuck(batch=batch, diagnosis=diagnose(batch, queue, facts.moment), age=age))
+            chosen.append(
+                Stuck(
+                    batch=batch,
+                    diagnosis=diagnose(batch, queue, facts.moment, held.get(batch.organization_id)),
+                    age=age,
+                )
+            )
     return Report(
         older_than=0 if question.ids else question.older_than,
         stuck=tuple(chosen),
         open_batches=len(facts.batches),
         ended=tuple(others[id_] for id_ in sorted(others)),
+        orphans=whole[0],
+        rivals=whole[1],
     )
 
 
-def _look(connection: Connection, question: Question) -> tuple[Facts, dict[int, PlatformBatch]]:
+def _look(
+    connection: Connection, question: Question
+) -> tuple[Facts, dict[int, PlatformBatch], dict[int, Held], tuple[Orphans, Rivals]]:
     facts = reports.collect(connection, question.batch_statuses)
     missing = _not_open(facts, question.ids)
-    return facts, reports.platform_batches(connection, missing) if missing else {}
+    others = reports.platform_batches(connection, missing) if missing else {}
+    whole = (Orphans(), Rivals()) if question.ids else _whole_queue(connection, question.batch_statuses)
+    return facts, others, _held(connection, question, facts.moment), whole
+
+
+def _whole_queue(connection: Connection, statuses: Sequence[str]) -> tuple[Orphans, Rivals]:
+    """What is wrong beside the batches that are open."""
+    count, complete = retrying.count_orphans(connection, detect(connection), statuses, _LOOKED_AT)
+    _, settled, last_at = health.settled_by_others(connection, _RIVAL_WITHIN)
+    return Orphans(count=count, complete=complete), Rivals(batches=settled, last_at=last_at)
+
+
+def _held(connection: Connection, question: Question, moment: datetime) -> dict[int, Held]:
+    """What the limits hold back, by organization, as a claim would see it at this moment."""
+    gate = limits.gate(connection)
+    claimable = items.open_batches(connection, moment, 1)
+    recent = windows.recent(connection)
+
+    def price(read: int, written: int) -> Decimal | None:
+        return Decimal(0) if question.price is None else question.price(read, written)
+
+    needs = {}
+    for batch in claimable:
+        newest = recent.get(batch.organization_id)
+        largest = None if newest is None else newest.input_tokens
+        needs[batch.audit_history_id] = reservation(batch, largest, question.most_output, price)
+    holds = look(connection, gate, moment, claimable, needs, write=False).holds
+    return {id_: Held(hold=one, by_provider=_by_provider(one, gate)) for id_, one in holds.items()}
+
+
+def _by_provider(hold: Hold, gate: Gate) -> bool:
+    """What people set lies higher, or is no limit at all: it is the provider's own pace."""
+    if hold.organization_id is not None or not hold.limit.of_the_minute:
+        return False
+    of_people: int | None = getattr(gate.caps, hold.limit.value)
+    return of_people is None or (hold.most is not None and of_people > hold.most)
 
 
 def _not_open(facts: Facts, ids: Sequence[int]) -> list[int]:

@@ -17,11 +17,11 @@ from sqlalchemy import Connection
 from gepp_audit import logs
 from gepp_audit.database import batches, closing, items, limits, mending, runs
 from gepp_audit.database.engine import Database, now
+from gepp_audit.database.facts import BatchFacts
 from gepp_audit.database.platform import Platform, detect
-from gepp_audit.database.reports import BatchFacts
 from gepp_audit.model import BatchOutcome, RunIdentity
 from gepp_audit.queue import liveness, writeback
-from gepp_audit.queue.options import Summary
+from gepp_audit.queue.summary import Summary
 
 #: transactions that are edited while they are published come back ready: so often they are given up again
 _ROUNDS: Final = 5
@@ -95,7 +95,7 @@ def _requeue(connection: Connection, ids: Sequence[int], here: RunIdentity) -> R
         audit_history_ids=tuple(ids),
         made_due=mending.make_due(connection, ids),
         freed=freed,
-        gate_hastened=mending.hasten_gate(connection),
+        gate_hastened=mending.hasten_gate(connection) | limits.forget_waits(connection, ids),
         paused=gate.paused_at is not None,
     )
 

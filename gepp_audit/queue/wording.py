@@ -10,6 +10,11 @@ def moment_in_words(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def exact_moment(moment: datetime) -> str:
+    """`2026-01-31 12:00:05 UTC`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def ago(moment: datetime, now: datetime) -> str:
     """`2026-01-31 12:00 UTC (5 min ago)`."""
     return f"{moment_in_words(moment)} ({span(now - moment)} ago)"
@@ -52,3 +57,8 @@ def sentence(text: str | None) -> str:
     """The text with a full stop where it lacks one."""
     told = (text or "").strip()
     return told if told.endswith((".", "!", "?")) else f"{told}."
+
+
+def scope_in_words(organization_id: int | None) -> str:
+    """`organization 7`, or `all organizations`."""
+    return "all organizations" if organization_id is None else f"organization {organization_id}"

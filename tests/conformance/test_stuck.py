@@ -78,7 +78,13 @@ def move(platform: Platform, table: str, column: str, where: str, **back: float)
 
 
 def test_an_empty_queue_is_ok(platform: Platform) -> None:
-    assert look(platform).as_json() == {"status": "ok", "older_than_seconds": 0, "stuck": []}
+    assert look(platform).as_json() == {
+        "status": "ok",
+        "older_than_seconds": 0,
+        "stuck": [],
+        "orphans": {"count": 0, "complete": True, "fix": None},
+        "rivals": {"batches": 0, "last_at": None, "fix": None},
+    }
 
 
 def test_the_answer_has_exactly_the_keys_of_the_contract(platform: Platform, organization: int, batch: int) -> None:
@@ -185,7 +191,7 @@ def test_a_pause_is_found(platform: Platform, batch: int) -> None:
 
 def test_no_run_is_found_when_the_last_tick_is_old_and_not_before(platform: Platform, batch: int) -> None:
     a_tick(platform)
-    assert only(look(platform)).diagnosis.cause == Cause.UNKNOWN
+    assert only(look(platform)).diagnosis.cause == Cause.SLOW
     move(platform, "gepp_audit_runs", "reported_at", "TRUE", minutes=30)
     assert only(look(platform)).diagnosis.cause == Cause.NO_RUN
 
@@ -315,7 +321,7 @@ def test_giving_up_fails_what_has_no_verdict_publishes_the_rest_and_closes(platf
     }
     row = platform.history(batch)
     assert (row["status"], row["rejected_count"], row["processed_transactions"]) == ("completed", 1, 3)
-    assert "given_up_by_operator" in row["error_message"]
+    assert "given up by an operator: 2" in row["error_message"]
     assert look(platform).stuck == ()
 
 
@@ -392,7 +398,7 @@ def test_what_the_platform_holds_is_left_to_the_next_run(platform: Platform, bat
         a_tick(platform)
         found = only(look(platform)).diagnosis
         assert (found.cause, "1 transaction could not be written back yet" in found.explanation) == (
-            Cause.UNKNOWN,
+            Cause.PLATFORM_LOCK,
             True,
         )
     wait_until(lambda: steps.write_back(platform).written)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gepp_audit.database.reports import BatchFacts, GateFacts, Lease, QueueFacts, RunFacts
+from gepp_audit.database.facts import BatchFacts, GateFacts, Lease, Locker, QueueFacts, RunError, RunFacts
 from gepp_audit.model import ErrorCode, RunIdentity
-from gepp_audit.queue.diagnosis import Cause, Diagnosis, Status, diagnose
+from gepp_audit.queue.diagnosis import Cause, Diagnosis, Held, Status, diagnose
+from gepp_audit.queue.holding import Hold, Limit
 
 NOW = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 
@@ -69,8 +71,8 @@ def lease(**changes: Any) -> Lease:
     return Lease(**(values | changes))
 
 
-def diagnosed(batch: BatchFacts, queue: QueueFacts | None = None) -> Diagnosis:
-    return diagnose(batch, queue or a_queue(), NOW)
+def diagnosed(batch: BatchFacts, queue: QueueFacts | None = None, held: Held | None = None) -> Diagnosis:
+    return diagnose(batch, queue or a_queue(), NOW, held)
 
 
 BLOCK = GateFacts(blocked_reason="key_rejected", blocked_detail="status 401", blocked_at=ago(minutes=50))
@@ -102,8 +104,8 @@ def test_a_block_without_a_run_tells_both() -> None:
 
 
 def test_a_batch_that_is_audited_but_not_written_back_is_not_blocked() -> None:
-    found = diagnosed(a_batch(ready=0, done=10, unpublished=10), a_queue(gates={"global": BLOCK}))
-    assert found.cause == Cause.UNKNOWN
+    found = diagnosed(a_batch(ready=0, done=10, unpublished=10, held=10), a_queue(gates={"global": BLOCK}))
+    assert found.cause == Cause.PLATFORM_LOCK
 
 
 def test_a_refusal_of_a_newer_version_is_still_a_block() -> None:
@@ -185,14 +187,16 @@ def test_a_death_is_over_once_something_was_settled_after_it() -> None:
 def test_a_death_before_the_batch_was_started_is_none_of_its_business() -> None:
     dead = a_run(reported_at=ago(minutes=9), finished_at=ago(minutes=9), outcome="died")
     batch = a_batch(started_at=ago(minutes=5))
-    assert diagnosed(batch, a_queue(runs=(a_tick(), dead))).cause == Cause.UNKNOWN
+    assert diagnosed(batch, a_queue(runs=(a_tick(), dead))).cause == Cause.SLOW
 
 
 def test_silence_of_all_hosts_means_that_cron_does_not_run() -> None:
     found = diagnosed(a_batch(), a_queue(runs=(a_tick(reported_at=ago(hours=2)),)))
     assert (found.cause, found.status) == (Cause.NO_RUN, Status.CRITICAL)
     assert "since 2026-03-01 01:00 UTC (2 h ago) (the last was on worker-1)" in found.explanation
-    assert "crontab -l" in found.fix
+    assert found.fix.startswith(
+        'Run "gepp-audit process-queue" on worker-1 once by hand; for good, "gepp-audit crontab'
+    )
 
 
 def test_a_queue_that_never_saw_a_run_says_so() -> None:
@@ -258,8 +262,9 @@ def test_a_batch_whose_calls_are_under_way_is_slow_without_a_rate() -> None:
 
 def test_a_batch_behind_older_ones_of_its_organization_is_slow() -> None:
     found = diagnosed(a_batch(), a_queue(verdicts_lately={7: 500}))
-    assert (found.cause, "waits its turn" in found.explanation) == (Cause.SLOW, True)
-    assert diagnosed(a_batch(), a_queue(verdicts_lately={8: 500})).cause == Cause.UNKNOWN
+    assert (found.cause, "organization 7 has older batches" in found.explanation) == (Cause.SLOW, True)
+    found = diagnosed(a_batch(), a_queue(verdicts_lately={8: 500}))
+    assert (found.cause, "batches of other organizations" in found.explanation) == (Cause.SLOW, True)
 
 
 def test_an_end_in_the_far_future_is_not_computed() -> None:
@@ -270,24 +275,195 @@ def test_an_end_in_the_far_future_is_not_computed() -> None:
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
-        (a_batch(wanted=False), "The platform has cancelled"),
-        (a_batch(discovered_at=None, fanned_out_at=None), "none has taken up this batch"),
-        (a_batch(ready=0, done=3, unpublished=2), "2 transactions could not be written back yet"),
-        (a_batch(ready=0, done=3), "the batch is not closed"),
-        (a_batch(ready=1), "1 transaction could be asked now"),
+        (a_batch(wanted=False, platform_status="cancelled"), "cancelled, undone or deleted this batch; the next run"),
+        (a_batch(discovered_at=None, fanned_out_at=None, started_at=ago(seconds=40)), "the next run takes it up"),
+        (a_batch(fanned_out_at=None, discovered_at=ago(seconds=40)), "the next run takes it up"),
+        (a_batch(ready=0, done=3, unpublished=2, unpublished_since=ago(seconds=3)), "writes back the last verdicts"),
+        (a_batch(ready=0, done=3, last_settled_at=ago(seconds=3)), "the next run closes it"),
+        (a_batch(ready=1), "Nothing is in its way; the next run asks what is left. 1 transaction left"),
         (a_batch(crashed=2), "Runs died over 2 of them"),
     ],
 )
-def test_what_has_no_known_cause_is_critical_and_tells_what_is_seen(batch: BatchFacts, said: str) -> None:
+def test_what_the_next_run_does_is_slow_and_the_fix_is_to_start_one(batch: BatchFacts, said: str) -> None:
     found = diagnosed(batch)
-    assert (found.cause, found.status) == (Cause.UNKNOWN, Status.CRITICAL)
+    assert (found.cause, found.status) == (Cause.SLOW, Status.WARNING)
     assert said in found.explanation
+    assert found.fix == 'Wait for the next run, or run "gepp-audit process-queue".'
 
 
-def test_a_last_run_that_could_not_begin_is_told() -> None:
-    refused = a_run(finished_at=ago(seconds=9), outcome="refused")
-    found = diagnosed(a_batch(), a_queue(runs=(refused,)))
-    assert (found.cause, "could not begin to work" in found.explanation) == (Cause.UNKNOWN, True)
+def ended_run(number: int, **changes: Any) -> RunFacts:
+    """One of the runs that cron started, a minute apart, which found nothing to ask."""
+    at = ago(minutes=number)
+    values: dict[str, Any] = {
+        "reported_at": at,
+        "finished_at": at,
+        "started_at": at,
+        "outcome": "processed",
+        "calls": 0,
+    }
+    return a_run(f"run-{number}", **(values | changes))
+
+
+def test_runs_that_find_the_way_free_and_ask_nothing_are_a_riddle() -> None:
+    found = diagnosed(a_batch(), a_queue(runs=tuple(map(ended_run, range(4)))))
+    assert (found.cause, found.status) == (Cause.UNKNOWN, Status.CRITICAL)
+    assert "10 transactions could be asked now" in found.explanation
+
+
+@pytest.mark.parametrize("changes", [{"calls": 3}, {"held": "paused"}, {"calls": None}, {"outcome": "interrupted"}])
+def test_runs_that_had_something_else_to_do_or_were_held_are_no_riddle(changes: dict[str, Any]) -> None:
+    runs = tuple(ended_run(number, **changes) for number in range(4))
+    assert diagnosed(a_batch(), a_queue(runs=runs)).cause == Cause.SLOW
+
+
+# -- runs that cannot begin, or leave this batch alone -----------------------------------------------------------------
+
+NO_KEY = RunError(code="no_api_key", message="OPENAI_API_KEY is not set.", fix="Set OPENAI_API_KEY.")
+
+
+def a_refused(**changes: Any) -> RunFacts:
+    """A run that could not begin."""
+    values: dict[str, Any] = {
+        "started_at": ago(seconds=9),
+        "reported_at": ago(seconds=9),
+        "finished_at": ago(seconds=9),
+    }
+    return a_run("run-9", **(values | {"outcome": "refused", "error": NO_KEY} | changes))
+
+
+def test_a_missing_key_blocks_as_a_rejected_one_does_and_its_own_words_say_what_to_do() -> None:
+    found = diagnosed(a_batch(), a_queue(runs=(a_refused(),)))
+    assert (found.cause, found.reason, found.status) == (Cause.BLOCKED, "key_rejected", Status.CRITICAL)
+    assert found.explanation.endswith(": OPENAI_API_KEY is not set.")
+    assert found.fix == 'Set OPENAI_API_KEY. Then run "gepp-audit process-queue" on worker-1.'
+
+
+def test_a_run_of_an_older_version_that_could_not_begin_is_told_without_its_reason() -> None:
+    found = diagnosed(a_batch(), a_queue(runs=(a_refused(error=None),)))
+    assert (found.cause, found.reason) == (Cause.BLOCKED, "not_started")
+
+
+def test_a_model_without_a_price_under_a_limit_of_money_is_limited() -> None:
+    error = RunError(code="price_unknown", message="The price is not known.", fix="Tell it.")
+    found = diagnosed(a_batch(), a_queue(runs=(a_refused(error=error),)))
+    assert (found.cause, found.reason) == (Cause.LIMITED, "unpriced_model")
+
+
+def test_one_host_that_cannot_begin_blocks_nothing_while_another_one_works() -> None:
+    other = replace(identity("run-2"), host="worker-2")
+    works = RunFacts(
+        identity=other, started_at=ago(hours=1), reported_at=ago(seconds=5), finished_at=None, outcome=None
+    )
+    assert diagnosed(a_batch(), a_queue(runs=(works, a_refused()))).cause == Cause.SLOW
+
+
+def test_a_host_that_worked_before_its_key_was_taken_away_does_not_hide_that_it_cannot_begin_now() -> None:
+    before = ended_run(2, calls=9)
+    assert diagnosed(a_batch(), a_queue(runs=(a_refused(), before))).cause == Cause.BLOCKED
+
+
+def test_runs_for_other_organizations_alone_are_no_run_for_this_one() -> None:
+    found = diagnosed(a_batch(), a_queue(runs=(ended_run(1, organizations=(3, 4)),)))
+    assert (found.cause, found.reason) == (Cause.NO_RUN, "organization")
+    assert '"gepp-audit process-queue --organization 7"' in found.fix
+    assert (
+        diagnosed(a_batch(organization_id=4), a_queue(runs=(ended_run(1, organizations=(3, 4)),))).cause == Cause.SLOW
+    )
+
+
+def test_idle_ticks_beside_a_batch_that_has_been_there_for_long_look_for_other_statuses() -> None:
+    unseen = a_batch(discovered_at=None, fanned_out_at=None, platform_status="pending")
+    found = diagnosed(unseen, a_queue(runs=(a_tick(),)))
+    assert (found.cause, found.reason) == (Cause.NO_RUN, "batch_status")
+    assert "GEPP_AUDIT_BATCH_STATUSES" in found.fix
+
+
+# -- the platform's rows -----------------------------------------------------------------------------------------------
+
+AUDITED: dict[str, Any] = {"ready": 0, "done": 10}
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        a_batch(**AUDITED, unpublished=2, held=1, unpublished_since=ago(seconds=5)),
+        a_batch(**AUDITED, unpublished=2, unpublished_since=ago(minutes=5)),
+        a_batch(**AUDITED, last_settled_at=ago(minutes=5)),
+        a_batch(**AUDITED, wanted=False, platform_status="cancelled", withdrawn=3),
+        a_batch(discovered_at=None, fanned_out_at=None, platform_status="pending"),
+    ],
+    ids=["found locked", "not written back", "not closed", "not let go", "not taken up"],
+)
+def test_what_a_run_had_the_time_for_and_did_not_write_is_kept_locked(batch: BatchFacts) -> None:
+    found = diagnosed(batch)
+    assert (found.cause, found.status) == (Cause.PLATFORM_LOCK, Status.CRITICAL)
+    assert '"gepp-audit process-queue"' in found.fix
+
+
+def test_the_session_that_holds_rows_is_named_with_the_statement_that_ends_it() -> None:
+    locker = Locker(
+        pid=4711, table="transactions", user="app", application="uwsgi", state="idle in transaction",
+        since=ago(minutes=20),
+    )  # fmt: skip
+    found = diagnosed(a_batch(**AUDITED, unpublished=2, held=2), a_queue(lockers=(locker,)))
+    assert "session 4711 of user app (uwsgi) on transactions, idle in transaction, in a transaction since" in (
+        found.explanation
+    )
+    assert "SELECT pg_terminate_backend(4711)" in found.fix
+
+
+def test_a_batch_that_another_program_settled_has_a_rival_whatever_else_is_wrong() -> None:
+    batch = a_batch(wanted=False, platform_status="completed", settled_elsewhere=True, calling=2)
+    found = diagnosed(batch, a_queue(gates={"global": BLOCK}, runs=()))
+    assert (found.cause, found.reason, found.status) == (Cause.RIVAL, "settled", Status.CRITICAL)
+    assert "2 calls under way will have been paid for nothing." in found.explanation
+
+
+@pytest.mark.parametrize(("changes", "said"), [({"taken_lately": 3}, "3 transactions"), ({"ahead_elsewhere": 9}, "9")])
+def test_another_program_at_work_on_the_same_batch_is_a_rival(changes: dict[str, Any], said: str) -> None:
+    found = diagnosed(a_batch(**changes, settled_lately=60, settled_since=ago(minutes=10)))
+    assert (found.cause, found.reason, said in found.explanation) == (Cause.RIVAL, "at_work", True)
+
+
+def test_a_rival_is_told_beside_a_cause_that_comes_first() -> None:
+    found = diagnosed(a_batch(taken_lately=1), a_queue(gates={"global": BLOCK}))
+    assert (found.cause, "another program works on it" in found.explanation) == (Cause.BLOCKED, True)
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+FULL = Hold(limit=Limit.CALLS_PER_MINUTE, organization_id=7, most=10, used=10, need=1, clears_at=NOW)
+
+
+def test_a_limit_names_itself_when_it_clears_and_a_command_that_raises_it() -> None:
+    found = diagnosed(a_batch(), held=Held(hold=FULL))
+    assert (found.cause, found.reason, found.clears_at) == (Cause.LIMITED, "calls_per_minute", NOW)
+    assert '"gepp-audit limits set --organization 7 --calls-per-minute 20"' in found.fix
+
+
+def test_a_limit_that_no_call_fits_into_is_raised_to_what_two_take() -> None:
+    hold = Hold(limit=Limit.COST_PER_DAY, most=Decimal("0.01"), used=Decimal(0), need=Decimal("0.0312"))
+    found = diagnosed(a_batch(), held=Held(hold=hold))
+    assert found.fix == 'Raise the limit, for example with "gepp-audit limits set --global --cost-per-day 0.07".'
+
+
+def test_the_providers_own_pace_is_not_to_be_raised_here() -> None:
+    found = diagnosed(a_batch(), held=Held(hold=replace(FULL, organization_id=None), by_provider=True))
+    assert (found.cause, found.fix) == (Cause.LIMITED, "Wait, or raise the rate limit at the provider.")
+
+
+def test_a_limit_does_not_hold_what_waits_for_another_attempt_anyway() -> None:
+    batch = a_batch(failing=10, waiting=10, next_attempt_at=NOW + timedelta(minutes=1))
+    assert diagnosed(batch, held=Held(hold=FULL)).cause == Cause.RETRYING
+
+
+def test_a_run_that_an_error_ended_is_told_with_what_it_said() -> None:
+    error = RunError(code="database_error", message="the database refused a statement")
+    failed = ended_run(1, outcome="failed", error=error)
+    found = diagnosed(a_batch(), a_queue(runs=(failed,)))
+    assert (found.cause, found.reason) == (Cause.RUN_DIED, "database_error")
+    assert "was ended by an error" in found.explanation
+    assert "It said: the database refused a statement." in found.explanation
 
 
 # -- whatever the facts ------------------------------------------------------------------------------------------------
@@ -302,7 +478,12 @@ _runs = st.builds(
     started_at=_moments,
     reported_at=_moments,
     finished_at=_maybe,
-    outcome=st.none() | st.sampled_from(["idle", "processed", "died", "blocked", "interrupted", "refused"]),
+    outcome=st.none() | st.sampled_from(["idle", "processed", "died", "blocked", "interrupted", "refused", "failed"]),
+    calls=st.none() | st.integers(0, 9),
+    held=st.none() | st.just("paused"),
+    organizations=st.lists(st.integers(1, 9), max_size=2).map(tuple),
+    error=st.none()
+    | st.builds(RunError, code=st.sampled_from(["no_api_key", "price_unknown", "x"]), message=st.text()),
 )
 _leases = st.builds(Lease, run=st.none() | _runs, calls=st.integers(1, 99), ended=st.integers(0, 99), until=_moments)
 _batches = st.builds(
@@ -313,6 +494,9 @@ _batches = st.builds(
     discovered_at=_maybe,
     fanned_out_at=_maybe,
     wanted=st.booleans(),
+    platform_status=st.none() | st.sampled_from(["in_progress", "pending", "completed", "cancelled"]),
+    settled_elsewhere=st.booleans(),
+    unpublished_since=_maybe,
     **dict.fromkeys(
         (
             "ready",
@@ -325,6 +509,10 @@ _batches = st.builds(
             "failing",
             "crashed",
             "settled_lately",
+            "held",
+            "taken_lately",
+            "withdrawn",
+            "ahead_elsewhere",
         ),
         _counts,
     ),
@@ -352,6 +540,8 @@ _queues = st.builds(
     runs=st.lists(_runs, max_size=5).map(tuple),
     gone=st.frozensets(st.sampled_from(["run-1", "run-2", "run-3"])),
     verdicts_lately=st.dictionaries(st.integers(1, 9), _counts),
+    under_way=st.dictionaries(st.integers(1, 9), _counts),
+    lockers=st.lists(st.builds(Locker, pid=st.integers(1, 9), table=st.just("transactions"), since=_maybe)).map(tuple),
 )
 
 
@@ -369,14 +559,14 @@ def test_any_facts_have_one_cause_with_a_sentence_and_a_fix(batch: BatchFacts, q
 @given(_batches, _queues)
 def test_a_block_outranks_everything_while_something_is_left_to_ask(batch: BatchFacts, queue: QueueFacts) -> None:
     blocked = replace(queue, gates={**queue.gates, "global": BLOCK})
-    cause = diagnose(replace(batch, ready=batch.ready + 1), blocked, NOW).cause
-    assert cause == Cause.BLOCKED
+    wanted = replace(batch, ready=batch.ready + 1, wanted=True, settled_elsewhere=False)
+    assert diagnose(wanted, blocked, NOW).cause == Cause.BLOCKED
 
 
 @given(_batches, _queues)
 def test_without_a_sign_of_life_nothing_is_said_to_go_on_by_itself(batch: BatchFacts, queue: QueueFacts) -> None:
     silent = replace(queue, runs=(), gates={})
-    assert diagnose(replace(batch, leases=()), silent, NOW).cause == Cause.NO_RUN
+    assert diagnose(replace(batch, leases=(), settled_elsewhere=False), silent, NOW).cause == Cause.NO_RUN
 
 
 @given(_batches, _queues)

@@ -1,0 +1,44 @@
+"""How the operator called us, so that a printed command can be typed as it stands.
+
+Texts of the queue name commands as `gepp-audit COMMAND`. Where the program is not found under that name, or was told
+which env file to read, what is printed says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+_NAME: Final = "gepp-audit"
+#: the name where a command line begins with it: behind a quote or `&&`, before a command or an option
+_COMMAND: Final = re.compile(rf'(?:(?<=["“])|(?<=&& )){_NAME}(?= [a-z-])')
+
+
+def as_called(text: str, *, env_file: str | None, argv0: str | None = None) -> str:
+    """`text` with its commands spelled as this process was called.
+
+    `env_file`: what --env-file named. `argv0`: how the process was started, default: `sys.argv[0]`.
+    """
+    program = _program(sys.argv[0] if argv0 is None else argv0)
+    if env_file:
+        program = f"{program} --env-file {shlex.quote(os.path.abspath(env_file))}"
+    return text if program == _NAME else _COMMAND.sub(lambda _: program, text)
+
+
+def _program(argv0: str) -> str:
+    started = Path(argv0)
+    if started.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m gepp_audit"
+    if started.name != _NAME:
+        return _NAME
+    found = shutil.which(_NAME)
+    own = started if started.parts[:-1] else shutil.which(argv0)
+    if found is None:
+        return shlex.quote(os.path.abspath(argv0))
+    same = own is None or os.path.realpath(found) == os.path.realpath(own)
+    return _NAME if same else shlex.quote(os.path.abspath(argv0))

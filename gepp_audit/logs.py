@@ -6,7 +6,8 @@ a name of a small fixed vocabulary, and fields. Fields that are None are left ou
 events inside.
 
 structlog is imported with the first event that is written: a run that has nothing to tell does not pay for it. A
-registered secret comes out as `***` wherever it stands: in a field, nested, or in an exception's text.
+registered secret comes out as `***` wherever it stands: in a field, nested, or in an exception's text; `redaction.py`
+says how.
 """
 
 from __future__ import annotations
@@ -25,16 +26,15 @@ from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from gepp_audit.errors import OperatorError
 from gepp_audit.plain_text import json_escaped, printable
+from gepp_audit.redaction import Redactor
 from gepp_audit.tracebacks import format_traceback
 
 if TYPE_CHECKING:
     from logging.handlers import WatchedFileHandler
 
-MASK: Final = "***"
 _NAMES: Final = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 _RESERVED: Final = frozenset({"event", "level", "timestamp", "exception"})
 _NEVER: Final = 100
@@ -77,13 +77,16 @@ class _State:
 
     def __init__(self) -> None:
         self.config = LogConfig()
-        self.secrets: tuple[str, ...] = ()
+        self.redactor = Redactor()
         #: below this no output wants an event
         self.least: int = logging.WARNING
         self.logger: Any = None
         self.handler: WatchedFileHandler | None = None
         self.bridge: logging.Handler | None = None
+        #: the log file refused a line; told once
+        self.file_failed = False
         self.console: Callable[[str], None] | None = None
+        self.wanted: Callable[[str, Mapping[str, Any]], bool] | None = None
 
 
 _state: Final = _State()
@@ -107,11 +110,7 @@ def configure(config: LogConfig) -> None:
 
 def register_secrets(*secrets: str) -> None:
     """Never write these texts, nor their form in a URL. They stay registered until the process ends."""
-    known = set(_state.secrets)
-    for secret in secrets:
-        known.update({secret, quote(secret, safe="")} if secret else ())
-    # the longest first, so that no secret is cut short by another one that stands in it
-    _state.secrets = tuple(sorted(known, key=lambda one: (-len(one), one)))
+    _state.redactor.register(*secrets)
 
 
 def shutdown() -> None:
@@ -121,6 +120,7 @@ def shutdown() -> None:
     if _state.bridge is not None:
         logging.getLogger().removeHandler(_state.bridge)
     _state.handler = _state.bridge = _state.logger = None
+    _state.file_failed = False
     _state.config = LogConfig()
     _state.least = logging.WARNING
 
@@ -133,6 +133,25 @@ def console_through(write: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _state.console = before
+
+
+@contextlib.contextmanager
+def console_where(wanted: Callable[[str, Mapping[str, Any]], bool]) -> Iterator[None]:
+    """Inside, an event goes to stderr only where `wanted(name, fields)` says so; the log file gets it all the same."""
+    before, _state.wanted = _state.wanted, wanted
+    try:
+        yield
+    finally:
+        _state.wanted = before
+
+
+def file_works() -> bool | None:
+    """Whether the log file took what was written since `configure`; None: nothing was."""
+    return None if _state.handler is None else not _state.file_failed
+
+
+def _is_wanted(name: str, fields: Mapping[str, Any]) -> bool:
+    return _state.wanted is None or _state.wanted(name, fields)
 
 
 def _require_writable(path: Path) -> None:
@@ -207,10 +226,7 @@ def bind(**fields: Any) -> None:
 
 def redacted(text: str) -> str:
     """`text` without the registered secrets."""
-    for secret in _state.secrets:
-        if secret in text:
-            text = text.replace(secret, MASK)
-    return text
+    return _state.redactor.redacted(text)
 
 
 # -- the pipeline ------------------------------------------------------------------------------------------------------
@@ -262,7 +278,7 @@ class _Outputs:
         file_only = told.pop("_file_only", False)
         if level >= _state.config.file_level:
             _write_file(self._for_file(told))
-        if level >= _state.config.console_level and not file_only:
+        if level >= _state.config.console_level and not file_only and _is_wanted(told["event"], told):
             _write_console(self._for_console(_without_traceback(told)))
 
 
@@ -276,21 +292,21 @@ def _add_traceback(_logger: Any, _method: str, told: MutableMapping[str, Any]) -
 def _plain_and_redacted(_logger: Any, _method: str, told: MutableMapping[str, Any]) -> Mapping[str, Any]:
     first = {"timestamp": told.pop("timestamp"), "level": told.pop("level")}
     first["event"] = redacted(str(told.pop("event")))
-    return first | {key: _plain(value, 0) for key, value in told.items()}
+    return first | {key: _plain(value, 0, key) for key, value in told.items()}
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, field: str) -> Any:
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, str):
-        return redacted(str(value.value) if isinstance(value, Enum) else value)
+        return _state.redactor.redacted(str(value.value) if isinstance(value, Enum) else value, field=field)
     if isinstance(value, Mapping) and depth < _DEEPEST:
-        return {redacted(str(key)): _plain(inner, depth + 1) for key, inner in value.items()}
+        return {redacted(str(key)): _plain(inner, depth + 1, str(key)) for key, inner in value.items()}
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes | bytearray) and depth < _DEEPEST:
-        return [_plain(inner, depth + 1) for inner in value]
+        return [_plain(inner, depth + 1, field) for inner in value]
     if isinstance(value, date):
         return value.isoformat()
-    return redacted(format(value, "f") if isinstance(value, Decimal) else str(value))
+    return _state.redactor.redacted(format(value, "f") if isinstance(value, Decimal) else str(value), field=field)
 
 
 def _json_line(told: dict[str, Any]) -> str:
@@ -338,8 +354,6 @@ def _open_file(path: Path) -> WatchedFileHandler:
     class LogFile(WatchedFileHandler):
         """A file that may be rotated under us, and that may fail without stopping the work."""
 
-        told = False
-
         def emit(self, record: logging.LogRecord) -> None:
             try:
                 super().emit(record)
@@ -351,10 +365,12 @@ def _open_file(path: Path) -> WatchedFileHandler:
                 super().close()
 
         def handleError(self, record: logging.LogRecord) -> None:
-            if not self.told:
-                self.told = True
+            if not _state.file_failed:
+                _state.file_failed = True
                 failure = sys.exception()
                 why = getattr(failure, "strerror", None) or type(failure).__name__
+                if not _is_wanted("log_file_not_written", {}):
+                    return
                 _write_console(f"gepp-audit: cannot write the log file {path}: {why}. The work goes on without it.")
 
     return LogFile(path, encoding="utf-8", errors="backslashreplace", delay=True)

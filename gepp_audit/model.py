@@ -304,6 +304,16 @@ class CallRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How fast the provider lets us ask, by the headers of its answers; None: no bound that matters."""
+
+    calls_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    #: seconds in which no further call would be let through
+    hold: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CallResult:
     """What became of one call: exactly one of `text` and `failure` is set, or neither where it was never sent."""
 
@@ -318,6 +328,8 @@ class CallResult:
     tier: str | None = None
     request_id: str | None = None
     latency_ms: int | None = None
+    #: what the answer's headers say of our pace, where that is near the provider's limits
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -346,6 +358,8 @@ class Claim:
     first_failed_at: datetime | None
     #: why the last attempt brought no verdict
     error_code: ErrorCode | None
+    #: tokens that the limits keep free for the call; None: nothing was reserved
+    reserved_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -102,11 +102,15 @@ class Settings:
     )
     #: who knows this address can pretend that a run went well
     ping_url: Secret | None = field(default=None, metadata=_read("GEPP_AUDIT_PING_URL", values.secret_web_url))
+    #: metrics of process-queue for Prometheus' textfile collector
+    metrics_file: Path | None = field(default=None, metadata=_read("GEPP_AUDIT_METRICS_FILE", values.path))
 
     #: by field name
     origins: Mapping[str, Origin] = field(default_factory=dict)
     #: where values were looked for, in words
     searched: tuple[str, ...] = ()
+    #: the env file that was read; None: there is none
+    env_file: Path | None = None
     #: names in the env file that begin like ours and are none: typing errors, or settings of another version
     unknown: tuple[str, ...] = ()
     #: why the key file gave no key
@@ -144,6 +148,11 @@ class Settings:
         for url in (self.database_url and self.database_url.reveal(), self.openai_base_url):
             found.update(secrets_of_url(url) if url else ())
         return tuple(sorted(found, key=lambda one: (-len(one), one)))
+
+    @staticmethod
+    def variables() -> dict[str, str]:
+        """The variable of each setting, by field name."""
+        return {setting.name: setting.metadata["variable"] for setting in _FIELDS}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Each setting as (variable, value for a person, origin), secrets masked."""
@@ -186,12 +195,14 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], cwd: Path) -> Set
     problem = _take_key_file(found, origins, wrong, cwd)
     if wrong:
         raise _all_wrong(wrong)
-    if found.get("log_file") is not None:
-        found["log_file"] = cwd / found["log_file"]
+    for name in ("log_file", "metrics_file"):
+        if name in found:
+            found[name] = cwd / found[name]
     return Settings(
         **found,
         origins=origins,
         searched=("the environment", env_file.told),
+        env_file=env_file.path,
         unknown=tuple(name for name in env_file.values if name.startswith("GEPP_AUDIT_") and name not in _VARIABLES),
         key_file_problem=problem,
     )

@@ -76,6 +76,18 @@ def cost(
     return total * factor / _MILLION
 
 
+def most(
+    model: str, input_tokens: int, output_tokens: int, overrides: Mapping[str, Any] | None = None
+) -> Decimal | None:
+    """USD that so many tokens cost at most: nothing read from the cache, and all of it written there where that costs
+    extra; None where the price is unknown.
+    """
+    plain = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    written = Usage(input_tokens=input_tokens, cache_write_tokens=input_tokens, output_tokens=output_tokens)
+    costs = [cost(model, usage, None, overrides) for usage in (plain, written)]
+    return max((one for one in costs if one is not None), default=None)
+
+
 def parse_overrides(text: str) -> dict[str, Price]:
     """Prices of one's own from JSON: `{"MODEL": {"input": "0.10", "output": "0.50"}}`, USD per 1,000,000 tokens.
 

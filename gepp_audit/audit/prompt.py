@@ -19,7 +19,7 @@ from gepp_audit.audit.instructions import INSTRUCTIONS, PROMPT_VERSION
 from gepp_audit.audit.texts import without_controls
 from gepp_audit.model import Rule
 
-__all__ = ["PROMPT_VERSION", "RuleSetPrompt", "compile_rules", "estimate_tokens", "render_transaction"]
+__all__ = ["PROMPT_VERSION", "RuleSetPrompt", "compile_rules", "estimate_tokens", "prompt_tokens", "render_transaction"]
 
 _SCHEMA_NAME: Final = "transaction_audit"
 _LINE_BREAK: Final = re.compile(r"\s*<\s*br\s*/?\s*>\s*", re.IGNORECASE)
@@ -90,6 +90,11 @@ def estimate_tokens(text: str) -> int:
     ascii_characters = len(text.encode("ascii", "ignore"))
     other_bytes = len(text.encode("utf-8", "surrogatepass")) - ascii_characters
     return ascii_characters // 3 + other_bytes // 5 + 1
+
+
+def prompt_tokens(prompt: RuleSetPrompt) -> int:
+    """About how many tokens the prompt takes without a transaction, its schema too, rather too many than too few."""
+    return estimate_tokens(prompt.prefix) + estimate_tokens(json.dumps(prompt.schema, ensure_ascii=False))
 
 
 def _rule(rule: Rule) -> str:

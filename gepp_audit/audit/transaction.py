@@ -33,12 +33,13 @@ _TOO_DEEP: Final = "(nested too deeply to be shown)"
 def to_payload(transaction: Transaction, extra_fields: frozenset[str]) -> dict[str, Any]:
     """The JSON object that is sent for `transaction`, its keys in a fixed order.
 
+    Its `status` is not among them: where a verdict has set it, it would tell the next one what to find.
+
     `extra_fields`: names out of `EXTRA_FIELDS`; others are ignored, so that no setting can widen the list.
     Raises ValueError for a naive datetime.
     """
     payload: dict[str, Any] = {
         "transaction_id": str(transaction.id),
-        "status": _text(transaction.status),
         "transaction_method": _text(transaction.transaction_method),
         "weight_kg": plain_decimal(transaction.weight_kg),
         "total_amount": plain_decimal(transaction.total_amount),
@@ -63,7 +64,7 @@ def input_digest(transaction: Transaction) -> str:
     The order of the records does not matter, nor which fields a setting sends.
     """
     whole = to_payload(transaction, frozenset(EXTRA_FIELDS))
-    whole["organization_id"] = transaction.organization_id
+    whole["organization_id"], whole["status"] = transaction.organization_id, _text(transaction.status)
     whole["records"].sort(key=_record_id)
     canonical = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -11,13 +11,16 @@ import gc
 import importlib
 import os
 import sys
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import click
 
 from gepp_audit import __version__
 from gepp_audit.cli.app import App
 from gepp_audit.cli.ending import run_to_exit_code
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Entry(NamedTuple):
@@ -49,11 +52,36 @@ COMMANDS: Final = {
         monitoring=True,
     ),
     "show": Entry(module="gepp_audit.cli.show", attribute="show", help="List batches, or one with its verdicts."),
+    "usage": Entry(module="gepp_audit.cli.usage", attribute="usage", help="Say what audits used and cost."),
+    "retry": Entry(
+        module="gepp_audit.cli.retry", attribute="retry", help="Ask failed or undecided transactions again."
+    ),
+    "cancel": Entry(module="gepp_audit.cli.cancel", attribute="cancel", help="End an open batch as the platform does."),
+    "pause": Entry(module="gepp_audit.cli.pause", attribute="pause", help="Let no further call leave."),
+    "resume": Entry(module="gepp_audit.cli.pause", attribute="resume", help="Let calls leave again."),
+    "limits": Entry(
+        module="gepp_audit.cli.limits", attribute="limits", help="Limit calls, tokens and money: show, set, clear."
+    ),
+    "doctor": Entry(
+        module="gepp_audit.cli.doctor",
+        attribute="doctor",
+        help="Check settings, database, provider and machine; changes nothing.",
+        monitoring=True,
+    ),
+    "crontab": Entry(
+        module="gepp_audit.cli.crontab", attribute="crontab", help="Print or install the crontab lines of this machine."
+    ),
     "import": Entry(
         module="gepp_audit.cli.import_",
         attribute="import_",
         help="Read organizations, rules and transactions into an embedded database.",
     ),
+    "completion": Entry(
+        module="gepp_audit.cli.completion",
+        attribute="completion",
+        help="Print the script for completion in bash, zsh or fish.",
+    ),
+    "man": Entry(module="gepp_audit.cli.man", attribute="man", help="Print the manual page."),
 }
 
 
@@ -88,6 +116,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The names of commands, from the table alone, and options of the program itself."""
+        from click.shell_completion import CompletionItem
+
+        names = [
+            CompletionItem(name, help=entry.help) for name, entry in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def main(self, args: Any = None, prog_name: str | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Run the command line `args` (default: this process's) and leave with its exit code (SystemExit)."""
         extra.pop("standalone_mode", None)
@@ -101,8 +138,13 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--env-file", metavar="PATH", help="Read settings from PATH instead of .env.  [GEPP_AUDIT_ENV_FILE]")
-@click.option("--log-file", metavar="PATH", help="Write the log to PATH too.  [GEPP_AUDIT_LOG_FILE]")
+@click.option(
+    "--env-file",
+    type=click.Path(),
+    metavar="PATH",
+    help="Read settings from PATH instead of .env.  [GEPP_AUDIT_ENV_FILE]",
+)
+@click.option("--log-file", type=click.Path(), metavar="PATH", help="Write the log to PATH too.  [GEPP_AUDIT_LOG_FILE]")
 @click.option(
     "--log-format",
     type=click.Choice(["console", "json"]),
@@ -120,7 +162,7 @@ def main(
     \b
     Exit codes: 0 done (also: nothing to do) · 1 could not work · 2 wrong usage
     3 worked, but a batch ended failed · 130, 143 stopped by a signal
-    stuck: 0 OK · 1 WARNING · 2 CRITICAL · 3 UNKNOWN
+    stuck, doctor: 0 OK · 1 WARNING · 2 CRITICAL · 3 UNKNOWN
     """
     if verbose and quiet:
         raise click.UsageError("-v and -q exclude each other.")

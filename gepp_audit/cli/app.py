@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gepp_audit import logs
+from gepp_audit.cli.mail import COMMAND, Mail
 from gepp_audit.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class App:
         self.verbosity = verbosity
         #: the command is a monitoring plugin: where it cannot work it exits with 3
         self.monitoring = monitoring
+        #: what of it cron's mail gets
+        self.mail = Mail((), applies=False)
         self._flags: dict[str, Any] = {}
         self._settings: Settings | None = None
 
@@ -37,15 +40,20 @@ class App:
         given = list(sys.argv[1:] if args is None else args)
         if "--" in given:
             given = given[: given.index("--")]
-        return cls(as_json="--json" in given, monitoring=any(word in monitoring for word in given))
+        app = cls(as_json="--json" in given, monitoring=any(word in monitoring for word in given))
+        app.mail = Mail(given, applies=COMMAND in given)
+        return app
 
     def take_global_options(self, flags: dict[str, Any], *, verbosity: int) -> None:
         """Keep the options that stand before the command; None is one that was not given."""
         self._flags = flags
         self.verbosity = verbosity
+        self.mail.verbose = verbosity > 0
 
-    def load(self, **flags: Any) -> Settings:
+    def load(self, *, to_file: bool = True, **flags: Any) -> Settings:
         """The settings with a command's own flags (by field name, None: not given); sets the logs up by them.
+
+        `to_file`: False leaves the log file alone, so that it is neither created nor missed.
 
         OperatorError: wrong settings, an unreadable env file, a log file that cannot be written.
         """
@@ -54,7 +62,7 @@ class App:
             logs.LogConfig(
                 verbosity=self.verbosity,
                 format=settings.log_format,
-                file=settings.log_file,
+                file=settings.log_file if to_file else None,
                 colour=wants_colour(sys.stderr),
                 secrets=settings.secrets(),
             )
@@ -63,6 +71,12 @@ class App:
             logs.warning("unknown_settings", names=list(settings.unknown))
         self._settings = settings
         return settings
+
+    @property
+    def env_file(self) -> str | None:
+        """What --env-file named."""
+        named: str | None = self._flags.get("env_file")
+        return named
 
     @property
     def settings(self) -> Settings:

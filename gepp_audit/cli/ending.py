@@ -30,7 +30,7 @@ _INTERRUPTED: Final = 130
 def run_to_exit_code(app: App, invoke: Callable[[], Any]) -> int:
     """Run `invoke`, render what it returns (a Result, or an exit code of click), and return the exit code."""
     try:
-        with logs.bound():
+        with logs.bound(), logs.console_where(app.mail.wants_event):
             return _guarded(app, invoke)
     finally:
         logs.shutdown()
@@ -62,7 +62,7 @@ def _guarded(app: App, invoke: Callable[[], Any]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except Exception as error:
-        return _told(app, _unexpected(error), error)
+        return _told(app, in_words(error), error)
 
 
 def _told(app: App, told: OperatorError, error: BaseException) -> int:
@@ -72,7 +72,8 @@ def _told(app: App, told: OperatorError, error: BaseException) -> int:
     if app.verbosity > 0:
         render.error_text(logs.redacted(format_traceback(error)))
     message, fix = logs.redacted(told.message), logs.redacted(told.fix)
-    render.error_text(f"Error: {message}" + (f"\n{fix}" if fix else ""))
+    if app.mail.wants_error(told.code):
+        render.error_text(f"Error: {message}" + (f"\n{fix}" if fix else ""))
     _emit_error(app, told.code, message, fix)
     return exit_code
 
@@ -83,7 +84,8 @@ def _told_usage(app: App, error: click.ClickException) -> int:
     path = context.command_path if context is not None else "gepp-audit"
     fix = f'See "{path} --help".'
     usage = f"{context.get_usage()}\n" if context is not None else ""
-    render.error_text(f"{usage}Error: {message}\n{fix}")
+    if app.mail.wants_error("usage"):
+        render.error_text(f"{usage}Error: {message}\n{fix}")
     _emit_error(app, "usage" if isinstance(error, click.UsageError) else "error", message, fix)
     return _UNKNOWN if app.monitoring else error.exit_code
 
@@ -97,8 +99,10 @@ def _emit_error(app: App, code: str, message: str, fix: str) -> None:
         _close_stdout()
 
 
-def _unexpected(error: Exception) -> OperatorError:
-    """What an error that nobody thought of is called; its own message may quote anything, so it is not shown."""
+def in_words(error: Exception) -> OperatorError:
+    """An error as an operator reads it. One that nobody thought of may quote anything, so its message is not shown."""
+    if isinstance(error, OperatorError):
+        return error
     if isinstance(error, OSError) and error.strerror:
         return OperatorError(
             f"the system refused something: {error.strerror}.",

@@ -15,10 +15,12 @@ from gepp_audit.cli.options import COUNT, SECONDS, json_option, organizations_op
 from gepp_audit.cli.render import Result, Table, error_text
 
 if TYPE_CHECKING:
+    from gepp_audit.cli.heard import Tick
     from gepp_audit.provider.openai_client import OpenAIClient
     from gepp_audit.queue.forecast import Forecast
-    from gepp_audit.queue.options import Listener, RunOptions, Summary
+    from gepp_audit.queue.options import Listener, RunOptions
     from gepp_audit.queue.stopping import Stop
+    from gepp_audit.queue.summary import Summary
     from gepp_audit.settings import Settings
 
 
@@ -49,24 +51,40 @@ def process_queue(
     Safe to start at any time and on any number of hosts; silent where there is nothing to do.
     """
     settings = app.load(max_seconds=max_seconds, concurrency=concurrency, model=model)
+    if dry_run:
+        return _dry_run(app, _options(settings, organizations, max_batches, max_transactions))
+    from gepp_audit.cli.heard import heard
+
+    wanted = wants_colour(sys.stderr) and app.verbosity >= 0 if progress is None else progress
+    with heard(app, settings) as tick:
+        summary, stop = _run(app, _options(settings, organizations, max_batches, max_transactions), wanted, tick)
+        result = _result(app, summary, stop, quiet=not is_terminal(sys.stderr) or app.verbosity < 0)
+        tick.ended(summary, result.exit_code, _for_who_was_not_there(summary))
+    return result
+
+
+def _dry_run(app: App, options: RunOptions) -> Result:
+    from gepp_audit.queue.forecast import forecast
+
     database = app.open_database()
     try:
-        options = _options(settings, organizations, max_batches, max_transactions)
-        if dry_run:
-            from gepp_audit.queue.forecast import forecast
+        return _forecast_result(forecast(database, options))
+    finally:
+        database.close()
 
-            return _forecast_result(forecast(database, options))
+
+def _run(app: App, options: RunOptions, progress: bool, tick: Tick) -> tuple[Summary, Stop]:
+    database = app.open_database()
+    try:
         from gepp_audit.queue.start import process_queue as run_queue
         from gepp_audit.queue.stopping import Stop
 
         stop = Stop()
         stop.install()
-        wanted = wants_colour(sys.stderr) and app.verbosity >= 0 if progress is None else progress
-        with _provider(settings, stop) as open_provider, _listener(wanted) as listener:
-            summary = run_queue(database, options, open_provider, stop=stop, listener=listener)
+        with _provider(app.settings, stop, tick) as open_provider, _listener(progress) as listener:
+            return run_queue(database, options, open_provider, stop=stop, listener=listener), stop
     finally:
         database.close()
-    return _result(summary, stop, quiet=not is_terminal(sys.stderr) or app.verbosity < 0)
 
 
 def _options(
@@ -100,11 +118,12 @@ def _options(
 
 
 @contextlib.contextmanager
-def _provider(settings: Settings, stop: Stop) -> Iterator[Any]:
+def _provider(settings: Settings, stop: Stop, tick: Tick) -> Iterator[Any]:
     """How a run opens its provider, once it knows that there is work; closed here."""
     opened: list[OpenAIClient] = []
 
     def open_provider() -> OpenAIClient:
+        tick.at_work()
         from gepp_audit.provider.openai_client import OpenAIClient
 
         client = OpenAIClient(
@@ -137,20 +156,37 @@ def _listener(progress: bool) -> Iterator[Listener | None]:
         yield listener
 
 
-def _result(summary: Summary, stop: Stop, *, quiet: bool) -> Result:
+def _result(app: App, summary: Summary, stop: Stop, *, quiet: bool) -> Result:
     if summary.block_reason is not None:
-        return _blocked(summary)
-    code = stop.exit_code if stop.requested else 3 if summary.batches_failed else 0
+        return _blocked(app, summary)
+    code = stop.exit_code if stop.requested else 3 if summary.failed_batches else 0
     if quiet:
-        said: tuple[str, ...] = ()
-        if summary.batches_failed:
-            said = (f"{summary.batches_failed} batch(es) ended failed; see “gepp-audit show”.",)
+        said = (_failed_batches(tuple(summary.failed_batches)),) if summary.failed_batches else ()
         return Result(data=summary.as_json(), text=said, exit_code=code)
     return Result(data=summary.as_json(), text=_say(summary), exit_code=code)
 
 
-def _blocked(summary: Summary) -> Result:
+def _failed_batches(ids: tuple[int, ...]) -> str:
+    """What cron mails of them, beside the reason that each had."""
+    from gepp_audit.queue.wording import listed
+
+    if len(ids) == 1:
+        return f"Batch {ids[0]} ended failed; see “gepp-audit show {ids[0]}”."
+    return f"{len(ids)} batches ended failed ({listed(ids)}); see “gepp-audit show BATCH”."
+
+
+def _blocked(app: App, summary: Summary) -> Result:
     """The provider refuses us: what was done until then, and on stderr what to do."""
+    message, fix = _refusal(summary)
+    if app.mail.wants_error(str(summary.block_reason)):
+        error_text(logs.redacted(f"Error: {message}\n{fix}"))
+    logs.event(40, "run_blocked", file_only=True, reason=summary.block_reason, message=message)
+    error = {"code": summary.block_reason, "message": logs.redacted(message), "fix": fix}
+    return Result(data=summary.as_json() | {"error": error}, exit_code=1)
+
+
+def _refusal(summary: Summary) -> tuple[str, str]:
+    """Why no call may leave, and what to do."""
     from gepp_audit.queue.remedies import of_refusal
 
     message = f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}"
@@ -161,10 +197,18 @@ def _blocked(summary: Summary) -> Result:
         fix += '"gepp-audit stuck --requeue BATCH --yes".'
     else:
         fix = f"{of_refusal(summary.block_reason or '').mend}; the next run tries it by itself, one call a minute."
-    error_text(logs.redacted(f"Error: {message}\n{fix}"))
-    logs.event(40, "run_blocked", file_only=True, reason=summary.block_reason, message=message)
-    error = {"code": summary.block_reason, "message": logs.redacted(message), "fix": fix}
-    return Result(data=summary.as_json() | {"error": error}, exit_code=1)
+    return message, fix
+
+
+def _for_who_was_not_there(summary: Summary) -> list[str]:
+    """The run in words, what went wrong first."""
+    said = [line for line in _say(summary) if isinstance(line, str)]
+    if summary.failed_batches:
+        said.insert(0, _failed_batches(tuple(summary.failed_batches)))
+    if summary.block_reason is not None:
+        message, fix = _refusal(summary)
+        said[:0] = [f"Error: {message}", fix]
+    return said
 
 
 def _say(summary: Summary) -> list[str | Table]:
@@ -172,18 +216,24 @@ def _say(summary: Summary) -> list[str | Table]:
         return ["Nothing to do."]
     if summary.outcome == "busy":
         return [f"Another run of this host is at work ({summary.busy_run}); it does what there is to do."]
+    from gepp_audit.queue.wording import counted
+
     cost = "unknown" if summary.cost is None else f"{summary.cost:.4f} USD"
     tokens = summary.input_tokens + summary.output_tokens
     lines: list[str | Table] = [
         f"{summary.approved} approved, {summary.rejected} rejected, {summary.undecided} undecided, "
         f"{summary.failed} failed, {summary.skipped} skipped.",
-        f"{summary.calls} calls ({summary.retries} to be repeated), {tokens} tokens "
+        f"{counted(summary.calls, 'call')} ({summary.retries} to be repeated), {counted(tokens, 'token')} "
         f"({summary.cached_tokens} from the prompt cache), cost {cost}, {summary.seconds:.1f} s.",
-        f"Batches: {summary.batches_completed} completed, {summary.batches_failed} failed, "
+        f"Batches: {summary.batches_completed} completed, {len(summary.failed_batches)} failed, "
         f"{summary.batches_in_progress} still in progress.",
     ]
+    if summary.held is not None:
+        from gepp_audit.queue.holding import in_words
+
+        lines.append(in_words(summary.held))
     if summary.outcome == "interrupted":
-        lines.append(f"Stopped by a signal; {summary.released} calls were released.")
+        lines.append(f"Stopped by a signal; {counted(summary.released, 'call')} released.")
     return lines
 
 

@@ -11,7 +11,7 @@ from gepp_audit import logs
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from gepp_audit.queue.options import Summary
+    from gepp_audit.queue.summary import Summary
 
 
 class Bar:

@@ -7,7 +7,7 @@ index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -24,21 +24,23 @@ from sqlalchemy import (
     exists,
     false,
     func,
-    insert,
     literal,
     null,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gepp_audit.audit.prompt import compile_rules, prompt_tokens
 from gepp_audit.audit.rules import from_snapshot, rules_digest, to_snapshot
 from gepp_audit.database.engine import now
 from gepp_audit.database.failure_memory import refuse_unchanged
 from gepp_audit.database.platform import Platform, load_rules
 from gepp_audit.database.platform_tables import IN_PROGRESS, transactions
 from gepp_audit.database.platform_tables import transaction_audit_history as history
+from gepp_audit.database.rows import among
 from gepp_audit.database.runs import undiscovered_batches
 from gepp_audit.database.tables import IS_LIVE, batches, calls, items, state_is
 from gepp_audit.database.types import UtcDateTime
@@ -129,11 +131,13 @@ def count_open(connection: Connection, organizations: Sequence[int] = ()) -> int
     return int(connection.execute(statement).scalar_one())
 
 
-def fan_out(connection: Connection, platform: Platform, audit_history_id: int) -> FannedOut | None:
+def fan_out(
+    connection: Connection, platform: Platform, audit_history_id: int, *, model: str | None = None
+) -> FannedOut | None:
     """Make one item per distinct id of the batch, in the database alone, and keep the rules it is audited by.
 
-    Ids that are not to be audited become skipped items with their reason. None: another run did it, or the batch is
-    gone.
+    Ids that are not to be audited become skipped items with their reason; what `model` (None: any) failed to audit
+    before and did not change is refused. None: another run did it, or the batch is gone.
     """
     batch = connection.execute(
         select(batches)
@@ -157,11 +161,12 @@ def fan_out(connection: Connection, platform: Platform, audit_history_id: int) -
     ).one()
     error = None if rules else NO_RULES_MESSAGE
     told = {"fanned_out_at": moment, "total": total, "rules": to_snapshot(rules), "rules_digest": rules_digest(rules)}
+    told["prompt_tokens"] = prompt_tokens(compile_rules(rules)) if rules else None
     connection.execute(
         update(batches).where(batches.c.audit_history_id == audit_history_id).values(told | {"error": error})
     )
     forced = batch.forced or not rules
-    refused = 0 if forced else refuse_unchanged(connection, platform, audit_history_id, moment)
+    refused = 0 if forced else refuse_unchanged(connection, platform, audit_history_id, moment, model=model)
     return FannedOut(
         audit_history_id=audit_history_id,
         organization_id=batch.organization_id,
@@ -221,7 +226,6 @@ def _insert_ready(connection: Connection, platform: Platform, batch: Any, moment
 
 def _insert_skipped(connection: Connection, platform: Platform, batch: Any, moment: datetime) -> None:
     listed = listed_ids(connection, batch.audit_history_id)
-    present = exists().where(items.c.audit_history_id == batch.audit_history_id, items.c.transaction_id == listed.c.id)
     reason = func.coalesce(fate(platform, batch), SkipReason.IN_OTHER_BATCH.value)
     rest = (
         select(
@@ -234,7 +238,7 @@ def _insert_skipped(connection: Connection, platform: Platform, batch: Any, mome
             literal(moment, UtcDateTime()),
         )
         .select_from(listed.outerjoin(transactions, transactions.c.id == listed.c.id))
-        .where(~present)
+        .where(true())  # SQLite takes ON CONFLICT for a join's condition without it
     )
     columns = [
         "audit_history_id",
@@ -245,17 +249,27 @@ def _insert_skipped(connection: Connection, platform: Platform, batch: Any, mome
         "available_at",
         "settled_at",
     ]
-    connection.execute(insert(items).from_select(columns, rest))
+    # Those that are there already are met by their key. Looked for by a join, each would be compared with all of the
+    # batch, of which the statistics know nothing yet.
+    connection.execute(_insert(connection)(items).from_select(columns, rest).on_conflict_do_nothing())
+
+
+def still_open(connection: Connection, ids: Collection[int]) -> set[int]:
+    """Those of these batches that the platform has not cancelled, undone, deleted or closed."""
+    found = select(history.c.id).where(
+        among(connection, history.c.id, ids), history.c.deleted_date.is_(None), history.c.status == IN_PROGRESS
+    )
+    return set(connection.execute(found).scalars())
 
 
 def withdrawn(connection: Connection) -> list[int]:
     """Our open batches that the platform cancelled, undid, deleted or closed: to be given to `withdraw`."""
-    still_open = exists().where(
+    open_there = exists().where(
         history.c.id == batches.c.audit_history_id, history.c.deleted_date.is_(None), history.c.status == IN_PROGRESS
     )
     return list(
         connection.execute(
-            select(batches.c.audit_history_id).where(batches.c.closed_at.is_(None), ~still_open)
+            select(batches.c.audit_history_id).where(batches.c.closed_at.is_(None), ~open_there)
         ).scalars()
     )
 
@@ -291,7 +305,7 @@ def withdraw(connection: Connection, platform: Platform, audit_history_id: int) 
     connection.execute(
         update(batches)
         .where(batches.c.audit_history_id == audit_history_id)
-        .values(closed_at=moment, outcome=BatchOutcome.WITHDRAWN.value)
+        .values(closed_at=moment, outcome=BatchOutcome.WITHDRAWN.value, rules=None)
     )
     connection.execute(
         delete(items).where(items.c.audit_history_id == audit_history_id, state_is(ItemState.DONE, ItemState.SKIPPED))

@@ -25,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 
+from gepp_audit.audit import failure_words
 from gepp_audit.database.engine import now
 from gepp_audit.database.json_functions import JsonFunctions, exact_sum
 from gepp_audit.database.platform import Platform
@@ -36,8 +37,6 @@ from gepp_audit.model import BatchOutcome, ItemState, VerdictStatus
 
 #: above so many transactions, only failed and rejected ones stand in audit_results
 TRUNCATE_ABOVE: Final = 5_000
-#: so many failed transactions are named in error_message
-_NAMED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,22 +118,36 @@ def _counts(connection: Connection, batch: Any) -> Closed:
         undecided=row.undecided,
         failed=row.failed,
         skipped=row.skipped,
-        error=batch.error or _name_failed(connection, batch.audit_history_id, row.failed),
+        error=batch.error or _name_failed(connection, batch.audit_history_id),
     )
 
 
-def _name_failed(connection: Connection, audit_history_id: int, number: int) -> str | None:
-    if not number:
-        return None
-    found = connection.execute(
-        select(items.c.transaction_id, items.c.error_code)
-        .where(items.c.audit_history_id == audit_history_id, items.c.state == ItemState.FAILED.value)
-        .order_by(items.c.transaction_id)
-        .limit(_NAMED)
+def _name_failed(connection: Connection, audit_history_id: int) -> str | None:
+    """Why transactions of the batch failed, grouped by reason; None: none did."""
+    numbered = (
+        select(
+            items.c.transaction_id,
+            items.c.error_code,
+            func.count().over(partition_by=items.c.error_code).label("of_reason"),
+            func.row_number().over(partition_by=items.c.error_code, order_by=items.c.transaction_id).label("number"),
+        )
+        .where(items.c.audit_history_id == audit_history_id, state_is(ItemState.FAILED))
+        .subquery("numbered")
+    )
+    named = connection.execute(
+        select(numbered.c.error_code, numbered.c.of_reason, numbered.c.transaction_id)
+        .where(numbered.c.number <= failure_words.NAMED)
+        .order_by(numbered.c.error_code, numbered.c.transaction_id)
     ).all()
-    named = ", ".join(f"{row.transaction_id} ({row.error_code})" for row in found)
-    more = f" and {number - len(found)} more" if number > len(found) else ""
-    return f"{number} transaction{'s' if number > 1 else ''} could not be audited: {named}{more}."
+    ids: dict[tuple[str, int], list[int]] = {}
+    for row in named:
+        ids.setdefault((row.error_code, row.of_reason), []).append(row.transaction_id)
+    return failure_words.told(
+        [
+            failure_words.FailureGroup(error_code=code, count=count, transaction_ids=of_code)
+            for (code, count), of_code in ids.items()
+        ]
+    )
 
 
 def _write_history(connection: Connection, platform: Platform, counts: Closed, engine: str) -> None:

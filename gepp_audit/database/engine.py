@@ -259,7 +259,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _worth_repeating(error: DBAPIError) -> bool:
-    if isinstance(error.orig, sqlite3.OperationalError):
+    if isinstance(error.orig, sqlite3.Error):
         return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
     state = sqlstate(error)
     if state is None:  # libpq itself failed: refused, reset, timed out; a wrong password or name is a person's to mend
@@ -335,6 +335,7 @@ def _sqlite_error(error: sqlite3.Error, database: str) -> OperatorError:
     fixes = {
         "SQLITE_BUSY": "Another process holds the database for long; end it or wait, then run the command again.",
         "SQLITE_FULL": "The disk is full; free some space, then run the command again: nothing was half-written.",
+        "SQLITE_IOERR": "The disk could not be read or written: look at its space and health, then try again.",
         "SQLITE_READONLY": "Give this user the right to write the file and its folder.",
         "SQLITE_CANTOPEN": "Give this user the right to read and write the file and its folder.",
         "SQLITE_NOTADB": "The file is no SQLite database; correct DATABASE_URL.",

@@ -1,8 +1,12 @@
 """A transaction that failed and was not changed since is refused at the fan-out, with its old reason, unless forced.
 
-Asking the same model the same question by the same rules would cost the same money for the same failure. Only failures
-that lie in the transaction or in the answers to it are remembered: a provider that was down, a key, a person who gave
-up say nothing of the transaction; what another cap of tokens or another model might mend is asked again too.
+Asking the same model the same question by the same rules would cost the same money for the same failure. What was asked
+stands in the ledger row of the failed call: the transaction's digest, the rules', the model and the prompt's version;
+where one of them differs now, it is asked again, and so it is when that row has been pruned.
+
+Only failures that lie in the transaction or in the answers to it are remembered. A provider that was down or answered
+something else than an answer, a key, a run that died, a person who gave up say nothing of the transaction; an answer
+that was cut off might fit another cap of tokens.
 """
 
 from __future__ import annotations
@@ -11,40 +15,40 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, Select, Text, exists, select, update
+from sqlalchemy import BigInteger, Connection, Select, Text, and_, exists, select, update
 from sqlalchemy.engine import Row
 
+from gepp_audit.audit.instructions import PROMPT_VERSION
 from gepp_audit.audit.transaction import input_digest
 from gepp_audit.database.platform import Platform, load
-from gepp_audit.database.rows import Rows, among
-from gepp_audit.database.tables import IS_READY, batches, items, state_is
+from gepp_audit.database.rows import Rows
+from gepp_audit.database.tables import IS_READY, batches, calls, items, state_is
 from gepp_audit.model import ErrorCode, ItemState
 
-_REMEMBERED: Final = tuple(
-    code.value
-    for code in (
-        ErrorCode.UNREADABLE,
-        ErrorCode.CONTENT_FILTER,
-        ErrorCode.REFUSED,
-        ErrorCode.INCOMPLETE,
-        ErrorCode.WRONG_TRANSACTION,
-        ErrorCode.UNKNOWN_RULE,
-        ErrorCode.EVIDENCE,
-        ErrorCode.INVALID_INPUT,
-        ErrorCode.POLICY,
-        ErrorCode.UNCHANGED,
-    )
+_REMEMBERED: Final = (
+    ErrorCode.CONTENT_FILTER,
+    ErrorCode.REFUSED,
+    ErrorCode.INCOMPLETE,
+    ErrorCode.WRONG_TRANSACTION,
+    ErrorCode.UNKNOWN_RULE,
+    ErrorCode.EVIDENCE,
+    ErrorCode.CONTEXT_LENGTH,
+    ErrorCode.INVALID_INPUT,
+    ErrorCode.POLICY,
 )
 #: transactions that are loaded at a time, so that the memory stays flat
 _SLICE: Final = 200
 _REFUSED: Final = Rows("refused", transaction_id=BigInteger(), error=Text(), input_digest=Text())
 
 
-def refuse_unchanged(connection: Connection, platform: Platform, audit_history_id: int, moment: datetime) -> int:
-    """Fail the ready items of a batch whose transaction failed before and did not change since; returns how many."""
-    failed_before = _by_the_same_rules(
-        connection, audit_history_id, connection.execute(_failures(audit_history_id)).all()
-    )
+def refuse_unchanged(
+    connection: Connection, platform: Platform, audit_history_id: int, moment: datetime, *, model: str | None
+) -> int:
+    """Fail the ready items of a batch whose transaction failed before and did not change since; returns how many.
+
+    The batch's rules must have been noted. `model`: the one that would be asked; None: whichever.
+    """
+    failed_before = connection.execute(_failures(audit_history_id, model)).all()
     refused = 0
     for first in range(0, len(failed_before), _SLICE):
         part = failed_before[first : first + _SLICE]
@@ -58,32 +62,34 @@ def refuse_unchanged(connection: Connection, platform: Platform, audit_history_i
     return refused
 
 
-def _failures(audit_history_id: int) -> Select[Any]:
-    """The remembered failures of this batch's transactions: few, by the index of the failed ones."""
+def _failures(audit_history_id: int, model: str | None) -> Select[Any]:
+    """The remembered failures of this batch's transactions, asked by the same rules and prompt: few, by the index of
+    the failed items; the latest last.
+    """
     old = items.alias("old")
+    this = batches.alias("this")
     ready_here = exists().where(
         items.c.audit_history_id == audit_history_id, items.c.transaction_id == old.c.transaction_id, IS_READY
     )
-    return select(old.c.audit_history_id, old.c.transaction_id, old.c.error, old.c.input_digest).where(
-        old.c.audit_history_id != audit_history_id,
-        state_is(ItemState.FAILED, table=old),
-        old.c.error_code.in_(_REMEMBERED),
-        old.c.input_digest.is_not(None),
-        ready_here,
+    same_question = and_(
+        calls.c.id == old.c.call_id,
+        calls.c.rules_digest == this.c.rules_digest,
+        calls.c.prompt_version == PROMPT_VERSION,
+        *(() if model is None else (calls.c.model == model,)),
     )
-
-
-def _by_the_same_rules(connection: Connection, audit_history_id: int, found: Sequence[Row[Any]]) -> list[Row[Any]]:
-    if not found:
-        return []
-    of_interest = {audit_history_id, *(row.audit_history_id for row in found)}
-    known = connection.execute(
-        select(batches.c.audit_history_id, batches.c.rules_digest).where(
-            among(connection, batches.c.audit_history_id, of_interest)
+    return (
+        select(old.c.transaction_id, old.c.error, old.c.input_digest)
+        .join_from(old, this, this.c.audit_history_id == audit_history_id)
+        .join(calls, same_question)
+        .where(
+            old.c.audit_history_id != audit_history_id,
+            state_is(ItemState.FAILED, table=old),
+            old.c.error_code.in_([code.value for code in _REMEMBERED]),
+            old.c.input_digest.is_not(None),
+            ready_here,
         )
+        .order_by(old.c.settled_at)
     )
-    digests = {row.audit_history_id: row.rules_digest for row in known}
-    return [row for row in found if digests.get(row.audit_history_id) == digests[audit_history_id]]
 
 
 def _refuse(connection: Connection, audit_history_id: int, same: Sequence[Row[Any]], moment: datetime) -> int:

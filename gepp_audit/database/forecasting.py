@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
@@ -14,6 +14,9 @@ from gepp_audit.database.platform_tables import transaction_audit_history as his
 from gepp_audit.database.platform_tables import transactions
 from gepp_audit.database.tables import batches, calls, items, live, state_is
 from gepp_audit.model import ItemState
+
+#: calls among which those to one model are looked for
+_LOOKED_BACK: Final = 5_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +74,13 @@ def _to_be_fanned_out(connection: Connection, platform: Platform, row: Any) -> A
 
 
 def usual_output_tokens(connection: Connection, model: str) -> float | None:
-    """The mean output of the latest answered calls to `model`, in tokens; None: there were none."""
+    """The mean output of the latest answered calls to `model`, in tokens; None: there were none lately."""
+    # a model that was never asked must not have the whole ledger read
+    newest = select(calls).order_by(calls.c.id.desc()).limit(_LOOKED_BACK).subquery("newest")
     latest = (
-        select(calls.c.output_tokens)
-        .where(or_(calls.c.model == model, calls.c.model_answered == model), calls.c.output_tokens.is_not(None))
-        .order_by(calls.c.id.desc())
+        select(newest.c.output_tokens)
+        .where(or_(newest.c.model == model, newest.c.model_answered == model), newest.c.output_tokens.is_not(None))
+        .order_by(newest.c.id.desc())
         .limit(200)
         .subquery()
     )

@@ -10,40 +10,49 @@ The protocol (fencing: Kleppmann, "How to do distributed locking", 2016):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    CompoundSelect,
     Connection,
     Integer,
     Select,
-    Text,
     bindparam,
     case,
-    delete,
     func,
-    insert,
     literal,
     not_,
     select,
     union_all,
     update,
 )
-from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import ReturningInsert
 
-from gepp_audit.database.rows import Rows, among, among_later, ids_of, kept
-from gepp_audit.database.tables import IS_CALLING, IS_READY, batches, calls, items, state_is
+from gepp_audit.database.dispatching import (
+    MOMENT,
+    CallTerms,
+    Reservation,
+    dispatch,
+    insert_calls,
+    picked,
+    reserved,
+)
+from gepp_audit.database.rows import Rows, among, kept
+from gepp_audit.database.tables import IS_CALLING, IS_READY, IS_SUSPECT, SUSPECT_AFTER, batches, calls, items
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import CallOutcome, Claim, ErrorCode, ItemState
 
-#: from this many crashes on, an item is suspect and claimed alone
-SUSPECT_AFTER: Final = 2
+__all__ = [
+    "SUSPECT_AFTER", "CallTerms", "OpenBatch", "Reservation", "claim", "claim_probe", "claim_suspect", "count_open",
+    "expire", "in_flight", "next_due", "next_suspect", "open_batches", "release_unknown",
+]  # fmt: skip
+
 #: at this many crashes it is parked
 PARKED_AT: Final = 3
 PARKED_MESSAGE: Final = "Three runs died while they worked on this transaction; it is not asked again by itself."
@@ -58,18 +67,8 @@ class OpenBatch:
     started_at: datetime
     #: items that can be claimed now, counted up to the number asked for
     ready: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CallTerms:
-    """What the ledger notes of every call of one claim."""
-
-    run_id: str
-    engine: str
-    model: str
-    prompt_version: str
-    #: call timeout + margin, in seconds
-    lease_seconds: float
+    #: about how many tokens its rules take in each call; None: not known
+    prompt_tokens: int | None = None
 
 
 def expire(connection: Connection, moment: datetime) -> int:
@@ -104,10 +103,8 @@ def expire(connection: Connection, moment: datetime) -> int:
     return len(found)
 
 
-_CODES: Final = frozenset(code.value for code in ErrorCode)
 _KEYS: Final = Rows("keys", audit_history_id=BigInteger(), transaction_id=BigInteger())
 #: parameters of the kept statements below
-_MOMENT: Final = bindparam("claim_moment", type_=UtcDateTime())
 _MOST: Final = bindparam("claim_most", type_=Integer())
 
 
@@ -115,7 +112,7 @@ _MOST: Final = bindparam("claim_most", type_=Integer())
 def _ended(_connection: Connection) -> Select[Any]:
     return (
         select(items.c.audit_history_id, items.c.transaction_id, items.c.call_id)
-        .where(IS_CALLING, items.c.lease_until < _MOMENT)
+        .where(IS_CALLING, items.c.lease_until < MOMENT)
         .with_for_update(skip_locked=True)
     )
 
@@ -134,6 +131,7 @@ def open_batches(
             organization_id=row.organization_id,
             started_at=row.started_at,
             ready=row.ready,
+            prompt_tokens=row.prompt_tokens,
         )
         for row in found
         if row.ready
@@ -152,22 +150,34 @@ def _open_batches(_connection: Connection) -> Select[Any]:
     )
     ready = select(func.count()).select_from(claimable).correlate(batches).scalar_subquery()
     return (
-        select(batches.c.audit_history_id, batches.c.organization_id, batches.c.started_at, ready.label("ready"))
+        select(
+            batches.c.audit_history_id,
+            batches.c.organization_id,
+            batches.c.started_at,
+            batches.c.prompt_tokens,
+            ready.label("ready"),
+        )
         .where(batches.c.closed_at.is_(None), batches.c.fanned_out_at.is_not(None))
         .order_by(batches.c.started_at, batches.c.audit_history_id)
     )
 
 
 def _claimable(audit_history_id: Any) -> tuple[ColumnElement[bool], ...]:
-    return items.c.audit_history_id == audit_history_id, IS_READY, items.c.available_at <= _MOMENT
+    return items.c.audit_history_id == audit_history_id, IS_READY, items.c.available_at <= MOMENT
 
 
 def count_open(connection: Connection, organizations: Sequence[int] = ()) -> int:
     """How many items wait for a call or are asked, over all open batches."""
-    statement = select(func.count()).where(state_is(ItemState.READY, ItemState.CALLING))
+    # batch by batch: as so large a share of all items, the ready ones would be looked for in the whole table
+    ready = (
+        select(func.count()).select_from(items).where(items.c.audit_history_id == batches.c.audit_history_id, IS_READY)
+    )
+    waiting = select(func.sum(ready.correlate(batches).scalar_subquery())).where(batches.c.closed_at.is_(None))
+    asked = select(func.count()).select_from(items).where(IS_CALLING)
     if organizations:
-        statement = statement.where(items.c.organization_id.in_(organizations))
-    return int(connection.execute(statement).scalar_one())
+        waiting = waiting.where(batches.c.organization_id.in_(organizations))
+        asked = asked.where(items.c.organization_id.in_(organizations))
+    return int(connection.execute(waiting).scalar_one() or 0) + int(connection.execute(asked).scalar_one())
 
 
 def in_flight(connection: Connection) -> dict[int, int]:
@@ -180,31 +190,40 @@ def _in_flight(_connection: Connection) -> Select[Any]:
     return select(items.c.organization_id, func.count()).where(IS_CALLING).group_by(items.c.organization_id)
 
 
-def claim(connection: Connection, chosen: Sequence[tuple[int, int]], terms: CallTerms, moment: datetime) -> list[Claim]:
+_NO_RESERVATIONS: Final[Mapping[int, Reservation]] = {}
+
+
+def claim(
+    connection: Connection,
+    chosen: Sequence[tuple[int, int]],
+    terms: CallTerms,
+    moment: datetime,
+    reservations: Mapping[int, Reservation] = _NO_RESERVATIONS,
+) -> list[Claim]:
     """Claim the next n items of each chosen batch (`chosen`: batch id, n), one ledger row per call.
 
     To be called under the mutex row (`limits.lock`). The calls leave as soon as the transaction has been committed.
+    `reservations`: by batch, what each of its calls counts for in the limits until its end is known.
     """
     if not chosen:
         return []
-    numbered = enumerate(chosen)
-    wanted = {
-        f"claim_{name}_{i}": value for i, pair in numbered for name, value in zip(("batch", "n"), pair, strict=True)
-    }
-    return _dispatch(connection, _insert_next(len(chosen)), wanted, terms, moment)
+    wanted: dict[str, Any] = {}
+    for i, (batch, n) in enumerate(chosen):
+        wanted |= {f"claim_batch_{i}": batch, f"claim_n_{i}": n} | reserved(reservations.get(batch), i)
+    return dispatch(connection, _insert_next(len(chosen)), wanted, terms, moment)
 
 
 @lru_cache(maxsize=128)
 def _insert_next(parts: int) -> ReturningInsert[Any]:
     nexts = [
-        _picked()
+        picked(i)
         .where(*_claimable(bindparam(f"claim_batch_{i}", type_=BigInteger())), items.c.crashes < SUSPECT_AFTER)
-        .order_by(items.c.crashes, items.c.transaction_id)
+        .order_by(items.c.available_at, items.c.crashes, items.c.transaction_id)
         .limit(bindparam(f"claim_n_{i}", type_=Integer()))
         .subquery()
         for i in range(parts)
     ]
-    return _insert_calls(union_all(*(select(part) for part in nexts)))
+    return insert_calls(union_all(*(select(part) for part in nexts)))
 
 
 def claim_suspect(
@@ -213,18 +232,45 @@ def claim_suspect(
     moment: datetime,
     organizations: Sequence[int] = (),
     only: Collection[int] | None = None,
+    *,
+    reservation: Reservation | None = None,
 ) -> list[Claim]:
     """Claim one item that crashed runs before, to be asked with no other call of this run under way; or none.
 
     `only`: of these batches; None: of any.
     """
+    chosen = _suspect(connection, picked(0), organizations, only, ())
+    return dispatch(connection, insert_calls(chosen), reserved(reservation), terms, moment)
+
+
+def next_suspect(
+    connection: Connection,
+    moment: datetime,
+    organizations: Sequence[int] = (),
+    only: Collection[int] | None = None,
+    without: Collection[int] = (),
+) -> OpenBatch | None:
+    """The batch of the suspect whose turn it is, of none of the organizations `without`; None: there is no suspect."""
+    columns = (batches.c.audit_history_id, batches.c.organization_id, batches.c.started_at, batches.c.prompt_tokens)
+    statement = _suspect(connection, select(*columns), organizations, only, without)
+    row = connection.execute(statement, {"claim_moment": moment}).one_or_none()
+    return None if row is None else OpenBatch(**row._mapping, ready=1)
+
+
+def _suspect(
+    connection: Connection,
+    chosen: Select[Any],
+    organizations: Sequence[int],
+    only: Collection[int] | None,
+    without: Collection[int],
+) -> Select[Any]:
     statement = (
-        _picked()
+        chosen.select_from(items)
         .join(batches, batches.c.audit_history_id == items.c.audit_history_id)
         .where(
             batches.c.closed_at.is_(None),
-            *_claimable(batches.c.audit_history_id),
-            items.c.crashes >= SUSPECT_AFTER,
+            IS_SUSPECT,
+            items.c.available_at <= MOMENT,
         )
         .order_by(items.c.available_at)
         .limit(1)
@@ -233,96 +279,43 @@ def claim_suspect(
         statement = statement.where(items.c.organization_id.in_(organizations))
     if only is not None:
         statement = statement.where(among(connection, items.c.audit_history_id, only))
-    return _dispatch(connection, _insert_calls(statement), {}, terms, moment)
+    if without:
+        statement = statement.where(not_(among(connection, items.c.organization_id, without)))
+    return statement
 
 
-def _picked() -> Select[Any]:
-    return select(items.c.audit_history_id, items.c.transaction_id, items.c.organization_id)
-
-
-def _insert_calls(picked: Select[Any] | CompoundSelect[Any]) -> ReturningInsert[Any]:
-    """The ledger rows of the picked items, before the items themselves are marked."""
-    part = picked.subquery("picked")
-    terms = {name: bindparam(f"claim_{name}", type_=Text()) for name in ("run_id", "engine", "model", "prompt_version")}
-    picked_columns = {name: part.c[name] for name in ("audit_history_id", "transaction_id", "organization_id")}
-    source = terms | {"dispatched_at": _MOMENT} | picked_columns | {"rules_digest": batches.c.rules_digest}
-    return (
-        insert(calls)
-        .from_select(
-            list(source),
-            select(*source.values()).join_from(part, batches, batches.c.audit_history_id == part.c.audit_history_id),
-        )
-        .returning(calls.c.id)
-    )
-
-
-def _dispatch(
+def claim_probe(
     connection: Connection,
-    insert_calls: ReturningInsert[Any],
-    wanted: dict[str, int],
+    audit_history_ids: Collection[int],
     terms: CallTerms,
     moment: datetime,
+    reservation: Reservation | None = None,
 ) -> list[Claim]:
-    told = {
-        "claim_run_id": terms.run_id,
-        "claim_engine": terms.engine,
-        "claim_model": terms.model,
-        "claim_prompt_version": terms.prompt_version,
-        "claim_moment": moment,
-    }
-    call_ids = connection.execute(insert_calls, told | wanted).scalars().all()
-    if not call_ids:
-        return []
-    lease_until = moment + timedelta(seconds=terms.lease_seconds)
-    claimed = connection.execute(
-        _mark_calling(connection), ids_of(connection, "claim_calls", call_ids) | {"claim_lease_until": lease_until}
-    ).all()
-    lost = set(call_ids) - {row.call_id for row in claimed}
-    if lost:
-        connection.execute(delete(calls).where(among(connection, calls.c.id, lost)))
-    return [
-        Claim(
-            call_id=row.call_id,
-            audit_history_id=row.audit_history_id,
-            transaction_id=row.transaction_id,
-            organization_id=row.organization_id,
-            crashes=row.crashes,
-            attempts=row.attempts,
-            waits=row.waits,
-            first_failed_at=row.first_failed_at,
-            error_code=ErrorCode(row.error_code) if row.error_code in _CODES else None,
-        )
-        for row in claimed
-    ]
-
-
-@kept
-def _mark_calling(connection: Connection) -> ReturningUpdate[Any]:
-    return (
-        update(items)
+    """Claim one item of these batches to try whether the provider still refuses us: one that was not refused before, if
+    there is any, else the one whose refusal is the oldest. The fault may lie in the item that was refused last.
+    """
+    refused = case((items.c.error_code.in_(_REFUSALS), 1), else_=0)
+    statement = (
+        picked(0)
         .where(
-            among_later(connection, calls.c.id, "claim_calls"),
-            items.c.audit_history_id == calls.c.audit_history_id,
-            items.c.transaction_id == calls.c.transaction_id,
-            IS_READY,  # asked again under the row's lock: a late answer or a withdrawal may just have taken it
+            among(connection, items.c.audit_history_id, audit_history_ids),
+            IS_READY,
+            items.c.available_at <= MOMENT,
+            items.c.crashes < SUSPECT_AFTER,
         )
-        .values(
-            state=ItemState.CALLING.value,
-            call_id=calls.c.id,
-            lease_until=bindparam("claim_lease_until", type_=UtcDateTime()),
-        )
-        .returning(
-            items.c.call_id,
-            items.c.audit_history_id,
-            items.c.transaction_id,
-            items.c.organization_id,
-            items.c.crashes,
-            items.c.attempts,
-            items.c.waits,
-            items.c.first_failed_at,
-            items.c.error_code,
-        )
+        .order_by(refused, items.c.available_at, items.c.audit_history_id, items.c.transaction_id)
+        .limit(1)
     )
+    return dispatch(connection, insert_calls(statement), reserved(reservation), terms, moment)
+
+
+#: the codes with which a provider refuses us for good
+_REFUSALS: Final = (
+    ErrorCode.KEY_REJECTED.value,
+    ErrorCode.QUOTA_EXHAUSTED.value,
+    ErrorCode.MODEL_UNAVAILABLE.value,
+    ErrorCode.REQUEST_REJECTED.value,
+)
 
 
 def release_unknown(connection: Connection, run_id: str, known: Collection[int]) -> int:
@@ -341,23 +334,36 @@ def release_unknown(connection: Connection, run_id: str, known: Collection[int])
             .values(state=ItemState.READY.value, call_id=None, lease_until=None)
         )
         connection.execute(
-            update(calls).where(among(connection, calls.c.id, lost)).values(outcome=CallOutcome.RELEASED.value)
+            update(calls)
+            .where(among(connection, calls.c.id, lost))
+            .values(outcome=CallOutcome.RELEASED.value, reserved_tokens=0, reserved_cost=Decimal(0))
         )
     return len(lost)
 
 
 def next_due(
-    connection: Connection, organizations: Sequence[int] = (), only: Collection[int] | None = None
+    connection: Connection,
+    organizations: Sequence[int] = (),
+    only: Collection[int] | None = None,
+    *,
+    without: Collection[int] = (),
 ) -> datetime | None:
-    """When the next waiting item of an open batch, or of `only` these, may be claimed; None: none waits."""
-    statement = (
+    """When the next waiting item of an open batch, or of `only` these, may be claimed; None: none waits.
+
+    `without`: none of these organizations.
+    """
+    first = (
         select(func.min(items.c.available_at, type_=UtcDateTime()))
-        .join(batches, batches.c.audit_history_id == items.c.audit_history_id)
-        .where(IS_READY, batches.c.closed_at.is_(None))
+        .where(items.c.audit_history_id == batches.c.audit_history_id, IS_READY)
+        .correlate(batches)
+        .scalar_subquery()
     )
+    statement = select(func.min(first, type_=UtcDateTime())).where(batches.c.closed_at.is_(None))
     if organizations:
-        statement = statement.where(items.c.organization_id.in_(organizations))
+        statement = statement.where(batches.c.organization_id.in_(organizations))
     if only is not None:
-        statement = statement.where(among(connection, items.c.audit_history_id, only))
+        statement = statement.where(among(connection, batches.c.audit_history_id, only))
+    if without:
+        statement = statement.where(not_(among(connection, batches.c.organization_id, without)))
     due: datetime | None = connection.execute(statement).scalar_one()
     return due

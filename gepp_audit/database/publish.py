@@ -42,7 +42,7 @@ from gepp_audit.database.platform_tables import transaction_audit_history as his
 from gepp_audit.database.rows import Rows, among
 from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items, state_is
 from gepp_audit.database.types import AuditStatus, JsonValue, NaiveUtcDateTime, UtcDateTime
-from gepp_audit.model import ErrorCode, ItemState, SkipReason, Transaction, VerdictStatus
+from gepp_audit.model import CallOutcome, ErrorCode, ItemState, SkipReason, Transaction, VerdictStatus
 
 #: how often a transaction that changes while its call runs is asked again
 MOST_EDITS: Final = 3
@@ -353,7 +353,8 @@ def _forget_failures(connection: Connection, writable: Sequence[Row[Any]]) -> No
             state_is(ItemState.FAILED),
             items.c.published_at.is_not(None),
             among(connection, items.c.transaction_id, decided),
-            items.c.audit_history_id.in_(select(batches.c.audit_history_id).where(batches.c.closed_at.is_not(None))),
+            # asked of each, since SQLite would list every closed batch first
+            exists().where(batches.c.audit_history_id == items.c.audit_history_id, batches.c.closed_at.is_not(None)),
         )
     )
 
@@ -432,7 +433,14 @@ def _ask_again(connection: Connection, edited: Sequence[Row[Any]], moment: datet
 
 
 def _skip(connection: Connection, skipped: Collection[tuple[Row[Any], SkipReason]], moment: datetime) -> None:
+    """Leave to people what they took out of our hands; a verdict that was paid for goes to the ledger."""
     for item, reason in skipped:
+        if item.verdict is not None:
+            connection.execute(
+                update(calls)
+                .where(calls.c.id == item.call_id)
+                .values(verdict=item.verdict, outcome=CallOutcome.SUPERSEDED.value)
+            )
         connection.execute(
             update(items)
             .where(items.c.audit_history_id == item.audit_history_id, items.c.transaction_id == item.transaction_id)

@@ -33,12 +33,11 @@ def tick(connection: Connection, identity: RunIdentity) -> None:
     connection.execute(statement.on_conflict_do_update(index_elements=[runs.c.id], set_=changed))
 
 
-def start(connection: Connection, identity: RunIdentity) -> None:
-    """Note that a run begins."""
+def start(connection: Connection, identity: RunIdentity, counts: dict[str, Any] | None = None) -> None:
+    """Note that a run begins. `counts`: as of `report`."""
     moment = now(connection)
-    connection.execute(
-        insert(runs).values(_values(identity) | {"id": identity.run_id, "started_at": moment, "reported_at": moment})
-    )
+    times = {"started_at": moment, "reported_at": moment}
+    connection.execute(insert(runs).values(_values(identity) | times | {"id": identity.run_id, "counts": counts}))
 
 
 def _values(identity: RunIdentity) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from gepp_audit.database.engine import opened_at
 from gepp_audit.database.rows import Rows, among, kept
 from gepp_audit.database.tables import calls, items, state_is
 from gepp_audit.database.types import ExactDecimal, JsonValue, UtcDateTime
+from gepp_audit.database.windows import counted
 from gepp_audit.model import CallOutcome, ErrorCode, ItemState, SkipReason, Usage
 
 
@@ -45,6 +46,8 @@ class Settlement:
     transaction_id: int
     state: ItemState
     outcome: CallOutcome
+    #: None: not needed, since the provider asked nobody to wait
+    organization_id: int | None = None
     #: seconds until the item may be claimed again, where state is READY
     delay: float = 0.0
     attempt: bool = False
@@ -95,6 +98,8 @@ _ANSWERED: Final = Rows(
     output_tokens=Integer(),
     reasoning_tokens=Integer(),
     cost=ExactDecimal(14, 8),
+    counted_tokens=Integer(),
+    counted_cost=ExactDecimal(14, 8),
     request_id=Text(),
     latency_ms=Integer(),
     model_answered=Text(),
@@ -108,8 +113,17 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[int
 
     Returns the call ids that their items took. What frees a slot is the commit.
     """
-    if not settlements:
-        return set()
+    taken: set[int] = set()
+    while settlements:
+        # a run that was frozen past a lease may hold two calls of one item: the item takes its own alone
+        one_each = {(one.audit_history_id, one.transaction_id): one for one in settlements}
+        taken |= _settle(connection, list(one_each.values()))
+        settlements = [one for one in settlements if one is not one_each[one.audit_history_id, one.transaction_id]]
+    return taken
+
+
+def _settle(connection: Connection, settlements: Sequence[Settlement]) -> set[int]:
+    """As `settle`, for settlements of different items."""
     moment = opened_at(connection)
     filled = _SETTLED.fill(connection, (_item_row(settlement, moment) for settlement in settlements))
     by_item = {(one.audit_history_id, one.transaction_id): one.call_id for one in settlements}
@@ -170,11 +184,16 @@ def _parked() -> ColumnElement[bool]:
 @kept
 def _settle_calls(connection: Connection) -> Update:
     new = _ANSWERED.table(connection).c
-    written = {name: new[name] for name in _ANSWERED.columns if name != "id"}
+    written = {name: new[name] for name in _ANSWERED.columns if name in calls.c and name != "id"}
+    # where it is not known what the call took, it stays counted with what it reserved
+    corrected = {
+        "reserved_tokens": func.coalesce(new.counted_tokens, calls.c.reserved_tokens),
+        "reserved_cost": func.coalesce(new.counted_cost, calls.c.reserved_cost),
+    }
     return (
         update(calls)
         .where(calls.c.id == new.id)
-        .values(written | {"answered_at": bindparam("settle_moment", type_=UtcDateTime())})
+        .values(written | corrected | {"answered_at": bindparam("settle_moment", type_=UtcDateTime())})
     )
 
 
@@ -216,6 +235,13 @@ def _call_row(settlement: Settlement, taken: set[int]) -> dict[str, Any]:
     if outcome is CallOutcome.VERDICT and not wanted:
         outcome = CallOutcome.SUPERSEDED
     usage = settlement.usage
+    tokens, cost = counted(
+        settlement.outcome,
+        sent=settlement.sent,
+        error_code=settlement.error_code,
+        usage=usage,
+        cost=settlement.cost,
+    )
     return {
         "id": settlement.call_id,
         "outcome": outcome.value,
@@ -227,6 +253,8 @@ def _call_row(settlement: Settlement, taken: set[int]) -> dict[str, Any]:
         "output_tokens": usage.output_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
         "cost": settlement.cost,
+        "counted_tokens": tokens,
+        "counted_cost": cost,
         "request_id": settlement.request_id,
         "latency_ms": settlement.latency_ms,
         "model_answered": settlement.model_answered,

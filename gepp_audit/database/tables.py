@@ -36,7 +36,7 @@ from gepp_audit.model import BatchOutcome, CallOutcome, ItemState, VerdictStatus
 metadata: Final = MetaData()
 
 #: the newest revision in migrations/versions: what this program reads and writes
-SCHEMA_REVISION: Final = "0001"
+SCHEMA_REVISION: Final = "0004"
 VERSION_TABLE: Final = "gepp_audit_alembic_version"
 
 #: the row of `gepp_audit_limits` that is also the mutex of the claim
@@ -66,6 +66,8 @@ batches: Final = Table(
     Column("forced", Boolean, nullable=False, server_default=false()),
     Column("rules_digest", String(64)),
     Column("rules", JsonValue),
+    #: about how many tokens its rules take in each call; NULL: fanned out by an older version
+    Column("prompt_tokens", Integer),
     Column("error", Text),
     CheckConstraint(_one_of("outcome", BatchOutcome), name="ck_gepp_audit_batches_outcome"),
 )
@@ -75,6 +77,12 @@ Index(
     batches.c.audit_history_id,
     postgresql_where=text("closed_at IS NULL"),
     sqlite_where=text("closed_at IS NULL"),
+)
+Index(
+    "ix_gepp_audit_batches_closed",
+    batches.c.closed_at,
+    postgresql_where=text("closed_at IS NOT NULL"),
+    sqlite_where=text("closed_at IS NOT NULL"),
 )
 
 items: Final = Table(
@@ -143,6 +151,9 @@ def live(table: FromClause = items) -> ColumnElement[bool]:
 
 
 IS_READY: Final = state_is(ItemState.READY)
+#: from this many crashes on, a ready item is suspect and claimed alone
+SUSPECT_AFTER: Final = 2
+IS_SUSPECT: Final = and_(IS_READY, items.c.crashes >= literal_column(str(SUSPECT_AFTER), Integer))
 IS_CALLING: Final = state_is(ItemState.CALLING)
 IS_UNPUBLISHED: Final = unpublished()
 IS_LIVE: Final = live()
@@ -153,7 +164,8 @@ def _item_index(name: str, where: ColumnElement[bool], *columns: str, unique: bo
 
 
 _item_index("uq_gepp_audit_items_live", IS_LIVE, "transaction_id", unique=True)
-_item_index("ix_gepp_audit_items_ready", IS_READY, "audit_history_id", "crashes", "transaction_id", "available_at")
+_item_index("ix_gepp_audit_items_due", IS_READY, "audit_history_id", "available_at", "crashes", "transaction_id")
+_item_index("ix_gepp_audit_items_suspect", IS_SUSPECT, "available_at", "audit_history_id")
 _item_index("ix_gepp_audit_items_calling", IS_CALLING, "lease_until", "organization_id", "audit_history_id")
 _item_index("ix_gepp_audit_items_unpublished", IS_UNPUBLISHED, "audit_history_id", "transaction_id")
 _item_index("ix_gepp_audit_items_failed", state_is(ItemState.FAILED), "transaction_id", "settled_at")
@@ -177,7 +189,9 @@ calls: Final = Table(
     Column("answered_at", UtcDateTime()),
     #: NULL: sent, fate unknown
     Column("outcome", Text),
+    #: what the call counts for in the limits: what it may take at most while its end is unknown, then what it took
     Column("reserved_tokens", Integer),
+    Column("reserved_cost", ExactDecimal(14, 8)),
     Column("input_tokens", Integer),
     Column("cached_tokens", Integer),
     Column("cache_write_tokens", Integer),
@@ -193,6 +207,7 @@ calls: Final = Table(
     CheckConstraint(_one_of("outcome", CallOutcome), name="ck_gepp_audit_calls_outcome"),
     Index("ix_gepp_audit_calls_transaction", "audit_history_id", "transaction_id"),
     Index("ix_gepp_audit_calls_dispatched", "dispatched_at", "organization_id"),
+    Index("ix_gepp_audit_calls_of_transaction", "transaction_id"),
     sqlite_autoincrement=True,
 )
 Index(
@@ -265,4 +280,23 @@ limits: Final = Table(
     Column("blocked_at", UtcDateTime()),
     #: the provider asked to wait until then
     Column("throttled_until", UtcDateTime()),
+    #: until then the provider's own limits, which its answers tell, lower the pace too
+    Column("pace_until", UtcDateTime()),
+    Column("pace_calls_per_minute", Integer),
+    Column("pace_tokens_per_minute", BigInteger),
+)
+
+spend: Final = Table(
+    "gepp_audit_spend",
+    metadata,
+    #: of `gepp_audit_limits`; there is a row only where a limit of the day was in force
+    Column("scope", Text, primary_key=True),
+    #: in UTC
+    Column("day", Date, primary_key=True),
+    #: the calls of the day up to this one are in the sums, those after it are still read from the ledger
+    Column("through_call", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost", ExactDecimal(14, 8), nullable=False),
+    #: the part of a limit, in per cent, of whose use people were told
+    Column("warned_at_percent", Integer, nullable=False, server_default="0"),
 )

@@ -26,6 +26,7 @@ from gepp_audit.model import CallRequest, CallResult, ErrorCode, Failure, Failur
 from gepp_audit.provider.clock import clock
 from gepp_audit.provider.errors import ExceptionKind, classify
 from gepp_audit.provider.models import OPENAI_BASE_URL, Capabilities, capabilities
+from gepp_audit.provider.pace import read_pace
 from gepp_audit.provider.request import encode_request
 from gepp_audit.provider.response import plain_name, read_answer
 from gepp_audit.provider.transport import (
@@ -50,8 +51,8 @@ class Exchange:
 
     def __init__(self, *, api_key: str, base_url: str | None, call_timeout: float, concurrency: int) -> None:
         """Raises ValueError where `base_url` is no http(s) URL; never quotes it, for it may hold a password."""
-        _silence_libraries()
-        url, auth = _split_credentials(base_url or OPENAI_BASE_URL)
+        silence_libraries()
+        url, auth = split_credentials(base_url or OPENAI_BASE_URL)
         self._base_url = base_url
         self._secrets = tuple(secret for secret in (api_key, *(auth or ())) if len(secret) >= _MIN_SECRET)
         self._call_timeout = call_timeout
@@ -97,7 +98,7 @@ class Exchange:
             return CallResult(
                 call_id=request.call_id,
                 sent=attempt.sent,
-                failure=_of_exception(error, attempt),
+                failure=of_exception(error, attempt),
                 latency_ms=_elapsed_ms(started),
             )
         return self._result(request, response, _elapsed_ms(started))
@@ -131,6 +132,7 @@ class Exchange:
             tier=self._clean(answer.tier),
             request_id=request_id,
             latency_ms=latency_ms,
+            pace=read_pace(response.headers),
         )
 
     def _clean(self, text: str | None) -> str | None:
@@ -158,7 +160,8 @@ def _elapsed_ms(started: float) -> int:
     return round((clock() - started) * 1000)
 
 
-def _of_exception(error: Exception, attempt: Attempt) -> Failure:
+def of_exception(error: Exception, attempt: Attempt) -> Failure:
+    """Why a request brought no response."""
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return classify(None, None, None, ExceptionKind.TIMEOUT)
     if isinstance(error, BodyTooLarge):
@@ -186,7 +189,7 @@ def _connection_kind(error: BaseException, attempt: Attempt) -> ExceptionKind:
     return ExceptionKind.NOT_CONNECTED
 
 
-def _split_credentials(base_url: str) -> tuple[str, tuple[str, str] | None]:
+def split_credentials(base_url: str) -> tuple[str, tuple[str, str] | None]:
     """`base_url` without its user and password, and these two: a URL stands in the errors and logs of libraries."""
     try:
         parts = urlsplit(base_url)
@@ -202,7 +205,7 @@ def _split_credentials(base_url: str) -> tuple[str, tuple[str, str] | None]:
     return bare, (unquote(parts.username), unquote(parts.password or ""))
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Keep the SDK and its HTTP client out of every log: at their debug levels they write URLs and headers."""
     for name in ("openai", "httpx2", "httpcore2"):
         logger = logging.getLogger(name)

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from gepp_audit.audit.prompt import RuleSetPrompt, compile_rules, render_transaction
 from gepp_audit.audit.transaction import input_digest, to_payload
-from gepp_audit.database.batches import load_batches
+from gepp_audit.database.batches import load_batches, still_open
+from gepp_audit.database.earlier_answers import Earlier, earlier_answers
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import Loaded, Platform, load
 from gepp_audit.database.publish import unwanted
@@ -33,6 +34,8 @@ class Asked:
     payload: Mapping[str, Any]
     digest: str
     prompt: RuleSetPrompt
+    #: why earlier answers to this very question were none
+    earlier: frozenset[ErrorCode] = frozenset()
 
 
 class Prompts:
@@ -74,10 +77,12 @@ def prepare(
 ) -> tuple[list[tuple[CallRequest, Asked]], list[Settlement]]:
     """The calls for these claims, and the settlements of those that people took out of our hands since the fan-out."""
     missing = prompts.missing(claims)
-    loaded, batches = database.read(
+    loaded, batches, open_ids, earlier = database.read(
         lambda connection: (
             load(connection, platform, [claim.transaction_id for claim in claims]),
             load_batches(connection, missing) if missing else {},
+            still_open(connection, {claim.audit_history_id for claim in claims}),
+            earlier_answers(connection, claims),
         )
     )
     for id_, batch in batches.items():
@@ -90,27 +95,31 @@ def prepare(
         reason = SkipReason.NOT_FOUND if found is None else unwanted(found, claim.organization_id)
         if found is None or reason is not None:
             unasked.append(_not_wanted(claim, reason))
-        elif not prompts.knows(claim.audit_history_id):
+        elif claim.audit_history_id not in open_ids or not prompts.knows(claim.audit_history_id):
             unasked.append(_not_wanted(claim, SkipReason.BATCH_WITHDRAWN))
         else:
-            asked = _shown(claim, found, prompts.of(claim.audit_history_id), options)
+            asked = _shown(
+                claim, found, prompts.of(claim.audit_history_id), options, earlier.get(claim.call_id, frozenset())
+            )
             requests.append((_request(asked, options, send_before), asked))
     prompts.trim()
     return requests, unasked
 
 
-def _shown(claim: Claim, found: Loaded, prompt: RuleSetPrompt, options: RunOptions) -> Asked:
+def _shown(claim: Claim, found: Loaded, prompt: RuleSetPrompt, options: RunOptions, earlier: Earlier) -> Asked:
+    digest = input_digest(found.transaction)
     return Asked(
         claim=claim,
         payload=to_payload(found.transaction, options.send_fields),
-        digest=input_digest(found.transaction),
+        digest=digest,
         prompt=prompt,
+        earlier=frozenset(code for then, code in earlier if then == digest),
     )
 
 
 def _request(asked: Asked, options: RunOptions, send_before: float) -> CallRequest:
     claim, prompt = asked.claim, asked.prompt
-    cut_off_before = claim.error_code is ErrorCode.TRUNCATED
+    cut_off_before = ErrorCode.TRUNCATED in asked.earlier
     return CallRequest(
         call_id=claim.call_id,
         model=options.model,
@@ -135,6 +144,7 @@ def _not_wanted(claim: Claim, reason: SkipReason | None) -> Settlement:
         call_id=claim.call_id,
         audit_history_id=claim.audit_history_id,
         transaction_id=claim.transaction_id,
+        organization_id=claim.organization_id,
         state=ItemState.SKIPPED,
         outcome=CallOutcome.RELEASED,
         skip_reason=reason,

@@ -10,7 +10,8 @@ from gepp_audit import logs
 from gepp_audit.database import batches
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import Platform
-from gepp_audit.queue.options import RunOptions, Summary
+from gepp_audit.queue.options import RunOptions
+from gepp_audit.queue.summary import Summary
 
 #: a batch of 100,000 transactions takes a few seconds
 _FAN_OUT_TIMEOUT_MS = 300_000
@@ -38,16 +39,16 @@ def take_up(database: Database, platform: Platform, options: RunOptions, summary
     for audit_history_id in withdrawn:
         _withdraw(database, platform, audit_history_id, summary)
     ready = [
-        _fan_out(database, platform, audit_history_id, summary)
+        _fan_out(database, platform, audit_history_id, options.model, summary)
         for audit_history_id in waiting
         if audit_history_id not in withdrawn
     ]
     return any(ready)
 
 
-def _fan_out(database: Database, platform: Platform, audit_history_id: int, summary: Summary) -> int:
+def _fan_out(database: Database, platform: Platform, audit_history_id: int, model: str, summary: Summary) -> int:
     done = database.write(
-        lambda connection: batches.fan_out(connection, platform, audit_history_id),
+        lambda connection: batches.fan_out(connection, platform, audit_history_id, model=model),
         statement_timeout_ms=_FAN_OUT_TIMEOUT_MS,
     )
     if done is None:

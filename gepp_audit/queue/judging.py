@@ -35,6 +35,7 @@ def settlement(result: CallResult, asked: Asked, options: RunOptions, *, moment:
         call_id=result.call_id,
         audit_history_id=asked.claim.audit_history_id,
         transaction_id=asked.claim.transaction_id,
+        organization_id=asked.claim.organization_id,
         state=ItemState.DONE,
         outcome=CallOutcome.VERDICT,
         sent=True,
@@ -59,7 +60,7 @@ def _read(result: CallResult, asked: Asked) -> Verdict | Failure:
             transaction_id=asked.claim.transaction_id,
             rules=asked.prompt.rules,
             payload=asked.payload,
-            evidence_failed_before=asked.claim.error_code is ErrorCode.EVIDENCE,
+            evidence_failed_before=ErrorCode.EVIDENCE in asked.earlier,
         )
     except BadAnswer as bad:
         return Failure(kind=FailureKind.ANSWER, code=bad.code, message=str(bad))
@@ -82,6 +83,7 @@ def _failed(
         call_id=result.call_id,
         audit_history_id=claim.audit_history_id,
         transaction_id=claim.transaction_id,
+        organization_id=claim.organization_id,
         state=decision.state,
         outcome=_OUTCOMES[failure.kind],
         sent=result.sent,
@@ -111,6 +113,7 @@ def released(claim: Claim) -> Settlement:
         call_id=claim.call_id,
         audit_history_id=claim.audit_history_id,
         transaction_id=claim.transaction_id,
+        organization_id=claim.organization_id,
         state=ItemState.READY,
         outcome=CallOutcome.RELEASED,
         error_code=claim.error_code,
@@ -125,6 +128,7 @@ def abandoned(claim: Claim) -> Settlement:
         call_id=claim.call_id,
         audit_history_id=claim.audit_history_id,
         transaction_id=claim.transaction_id,
+        organization_id=claim.organization_id,
         state=ItemState.READY,
         outcome=CallOutcome.ABANDONED,
         error_code=claim.error_code,
@@ -137,6 +141,7 @@ def tell(settlement: Settlement, taken: bool) -> None:
     logs.info(
         "transaction_audited" if settlement.state is ItemState.DONE else "transaction_not_audited",
         audit_history_id=settlement.audit_history_id,
+        organization_id=settlement.organization_id,
         transaction_id=settlement.transaction_id,
         call_id=settlement.call_id,
         outcome=settlement.outcome.value if taken else CallOutcome.SUPERSEDED.value,

@@ -1,14 +1,13 @@
-"""What a run is told to do, and what it tells when it has ended."""
+"""What a run is told to do, and what it needs of those around it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gepp_audit.model import CallRequest, CallResult, ErrorCode
+from gepp_audit.model import CallRequest, CallResult
+from gepp_audit.queue.summary import Summary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,81 +30,6 @@ class RunOptions:
     max_batches: int | None = None
     max_transactions: int | None = None
     max_seconds: float | None = None
-
-
-class Outcome(StrEnum):
-    """How a run ended."""
-
-    IDLE = "idle"
-    BUSY = "busy"
-    PROCESSED = "processed"
-    INTERRUPTED = "interrupted"
-    BLOCKED = "blocked"
-    #: an error ended it; stands in `gepp_audit_runs` alone
-    FAILED = "failed"
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a run did, as `process-queue --json` tells it."""
-
-    run_id: str
-    outcome: Outcome = Outcome.IDLE
-    batches_completed: int = 0
-    batches_failed: int = 0
-    batches_in_progress: int = 0
-    approved: int = 0
-    rejected: int = 0
-    undecided: int = 0
-    failed: int = 0
-    skipped: int = 0
-    released: int = 0
-    calls: int = 0
-    retries: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    #: None: at least one call's cost is unknown
-    cost: Decimal | None = field(default_factory=Decimal)
-    seconds: float = 0.0
-    block_reason: ErrorCode | None = None
-    block_detail: str | None = None
-    #: seconds until the provider may be tried again, where this run found it blocked and did not try
-    block_wait: float | None = None
-    #: transactions that were ready when this run took up their batches
-    taken_up: int = 0
-    #: the run that keeps this one away
-    busy_run: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The contract of `process-queue --json`."""
-        return {
-            "run_id": self.run_id,
-            "outcome": self.outcome.value,
-            "batches": {
-                "completed": self.batches_completed,
-                "failed": self.batches_failed,
-                "in_progress": self.batches_in_progress,
-            },
-            "transactions": {
-                "approved": self.approved,
-                "rejected": self.rejected,
-                "undecided": self.undecided,
-                "failed": self.failed,
-                "skipped": self.skipped,
-                "released": self.released,
-            },
-            "calls": self.calls,
-            "retries": self.retries,
-            "token_usage": {
-                "total_input_tokens": self.input_tokens,
-                "total_output_tokens": self.output_tokens,
-                "total_tokens": self.input_tokens + self.output_tokens,
-                "cached_input_tokens": self.cached_tokens,
-            },
-            "cost_usd": None if self.cost is None else float(self.cost),
-            "seconds": round(self.seconds, 3),
-        }
 
 
 class Provider(Protocol):

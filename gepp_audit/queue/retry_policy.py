@@ -3,6 +3,10 @@
 Backoff is "full jitter" (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015): a uniform wait in [0,
 min(longest, first * 2^waits)]. Example: first 2 s, after 3 waits: somewhere in 0 to 16 s; the provider's own wish, if
 longer, wins.
+
+A bad answer is asked again at once, for the model may do better. What cannot be read at all, a gateway's page for
+instance, comes again as long as the cause stands, so the next attempt waits: half of first * 2^(attempts + 1) for
+certain, the other half by chance. Example: first 2 s: 2 to 4 s after the first attempt, 4 to 8 s after the second.
 """
 
 from __future__ import annotations
@@ -54,10 +58,17 @@ def decide(
     if failure.kind is FailureKind.ANSWER:
         spent = counters.attempts + 1 >= max_attempts
         state = ItemState.FAILED if spent else ItemState.READY
-        return Decision(state=state, code=failure.code, message=failure.message, attempt=True)
+        nonsense = failure.code is ErrorCode.UNREADABLE and not spent
+        delay = _after_nonsense(counters.attempts, chance, first_backoff) if nonsense else 0.0
+        return Decision(state=state, code=failure.code, message=failure.message, attempt=True, delay=delay)
     if failure.kind is FailureKind.ITEM:
         return Decision(state=ItemState.FAILED, code=failure.code, message=failure.message)
     return Decision(state=ItemState.READY, code=failure.code, message=failure.message)
+
+
+def _after_nonsense(attempts: int, chance: float, first_backoff: float) -> float:
+    longest = min(LONGEST_BACKOFF, first_backoff * 2.0 ** min(attempts + 1, 30))
+    return longest / 2 * (1 + chance)
 
 
 def _wait(failure: Failure, counters: Counters, moment: datetime, chance: float, first_backoff: float) -> Decision:

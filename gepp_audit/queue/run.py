@@ -9,6 +9,7 @@ items as slots are free (one transaction: its commit frees the slots and takes t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -19,32 +20,37 @@ from typing import Final
 from sqlalchemy import Connection
 
 from gepp_audit import logs
+from gepp_audit.audit import pricing
 from gepp_audit.audit.prompt import PROMPT_VERSION
 from gepp_audit.database import batches, items, limits, runs
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import Platform, detect
 from gepp_audit.database.settling import Settlement, settle
-from gepp_audit.model import CallOutcome, CallResult, Claim, ErrorCode, ItemState
-from gepp_audit.provider.clock import clock
-from gepp_audit.queue import asking, intake, judging, writeback
+from gepp_audit.errors import OperatorError
+from gepp_audit.model import CallResult, Claim, ErrorCode, ItemState, Pace
+from gepp_audit.queue import asking, budgeting, gatekeeping, intake, judging, writeback
 from gepp_audit.queue.claiming import Claimed, Claimer
-from gepp_audit.queue.options import Listener, Outcome, Provider, RunOptions, Summary
+from gepp_audit.queue.handing_back import hand_back
+from gepp_audit.queue.housekeeping import Housekeeper
+from gepp_audit.queue.options import Listener, Provider, RunOptions
 from gepp_audit.queue.stopping import Stop
+from gepp_audit.queue.summary import Outcome, Summary
 
 #: a run goes on while something is due within so many seconds
 _DUE_WITHIN: Final = 10.0
 #: after the first answer its neighbours are waited for so long at most, and only while they arrive this close together
-_LINGER: Final = 0.006
-_QUIET: Final = 0.003
-#: a claimed call that could not be sent within so many seconds is released: the process was frozen
-_SEND_WITHIN: Final = 2.0
+_LINGER: Final = 0.010
+_QUIET: Final = 0.004
 #: so many calls are settled and claimed in one turn: the first of a wave of answers need not wait for the last
-_TURN: Final = 8
+_TURN: Final = 10
 #: verdicts are published in small slices, since the answers that arrive meanwhile wait
 _PUBLISH_AT: Final = 48
 _PUBLISH_EVERY: Final = 1.0
 _SWEEP_EVERY: Final = 5.0
 _REPORT_EVERY: Final = 10.0
+#: seconds for old rows after a look at the platform, where no answer can arrive meanwhile and where one can
+_TIDY_QUIET: Final = 0.5
+_TIDY_BUSY: Final = 0.05
 #: seconds in which the provider's SDK is imported, on the slowest machine
 _READY_WITHIN: Final = 30.0
 #: where the last claim found less than it wanted, the next look comes after so many seconds
@@ -88,9 +94,21 @@ class Run:
         self.arrivals: deque[CallResult] = deque()
         #: settlements that need no answer, for the next transaction
         self.unasked: list[Settlement] = []
+        #: what has been judged and is not written yet
+        self.unsettled: list[Settlement] = []
         #: calls that were under way when the provider's process died, for the next transaction
         self.crashed: list[int] = []
-        self.claimer = Claimer(terms, options.organizations, options.max_batches)
+        self.claimer = Claimer(
+            terms,
+            options.organizations,
+            options.max_batches,
+            most_output=options.max_completion_tokens,
+            price=lambda read, written: pricing.most(options.model, read, written, options.price_overrides),
+        )
+        budgeting.refuse_unpriced(database.read(limits.gate).caps, self.claimer.price, options)
+        #: the provider's limits, as the answers that are not settled yet tell them
+        self.paces: list[Pace] = []
+        self.housekeeper = Housekeeper(database, options.batch_statuses)
         self.seen: set[int] = set()
         self.draining = False
         #: where the last claim found all slots' worth, 0; else when to look again (monotonic)
@@ -101,9 +119,6 @@ class Run:
         self.due_at: float | None = began
         #: items that this run settled since it last published; those that others left are published at the end
         self.unpublished = 1
-        #: some item ended, with a verdict or without; and what the latest call that failed met
-        self.settled_some = False
-        self.last_failure: str | None = None
         #: after this a claimed call must not leave any more (provider's clock)
         self.send_before = 0.0
         self.last = dict.fromkeys(("publish", "sweep", "report"), time.monotonic())
@@ -134,18 +149,23 @@ class Run:
         if self.asked and not self.arrivals:
             self.arrivals.extend(self.provider.wait(self._seconds_to_wait()))
             self._gather()
-        results = [self.arrivals.popleft() for _ in range(min(_TURN, len(self.arrivals)))]
         settlements, self.unasked = self.unasked, []
-        moment = self.claimer.moment()
-        for result in results:
-            self._count(result)
-            asked = self.asked.pop(result.call_id)
-            if result.failure is not None and result.failure.code is ErrorCode.CRASHED:
-                self.crashed.append(result.call_id)
-                continue
-            judged = judging.settlement(result, asked, self.options, moment=moment, chance=random.random())
-            settlements.append(judged)
+        self.unsettled = settlements
+        for _ in range(min(_TURN, len(self.arrivals))):
+            settlements += self._judged(self.arrivals.popleft())
         return settlements
+
+    def _judged(self, result: CallResult) -> list[Settlement]:
+        """What the result does to its item; nothing where the provider's process died with the call."""
+        self.summary.count(result)
+        asked = self.asked.pop(result.call_id)
+        if result.pace is not None:
+            self.paces.append(result.pace)
+        if result.failure is not None and result.failure.code is ErrorCode.CRASHED:
+            self.crashed.append(result.call_id)
+            return []
+        moment = self.claimer.moment()
+        return [judging.settlement(result, asked, self.options, moment=moment, chance=random.random())]
 
     def _gather(self) -> None:
         """Calls that left together come back together: wait for the first answer's neighbours, they share a turn."""
@@ -160,6 +180,8 @@ class Run:
         """Steps 6 and 4 in one transaction: what has arrived is settled, and as many items as slots are free are
         claimed.
         """
+        if settlements and self.claimer.held is not None:
+            self.look_at = 0.0  # what they give back may be what was lacking
         slots = self._free_slots()
         report = self._due("report", _REPORT_EVERY)
         if not settlements and not slots and not report and not self.crashed:
@@ -177,11 +199,10 @@ class Run:
             if tries > 1:  # the first try may have been committed, and only its reply lost
                 known = {*self.asked, *self.crashed, *(settlement.call_id for settlement in settlements)}
                 items.release_unknown(connection, self.summary.run_id, known)
-            self._tell_gate(connection, settlements)
+            gatekeeping.tell(connection, settlements, self.paces, blocked=self.claimer.blocked)
             if report:
-                runs.report(connection, self.summary.run_id, self.summary.as_json())
+                runs.report(connection, self.summary.run_id, self.summary.as_stored())
             claimed = self._claim(connection, slots) if slots else None
-            self.send_before = clock() + _SEND_WITHIN
             return taken, claimed
 
         taken, claimed = self.database.write(turn)
@@ -189,7 +210,8 @@ class Run:
             logs.warning("provider_process_died", calls_in_flight=len(self.crashed))
             self.crashed = []
             self._expect_in(0.0)
-        self.claimer.blocked = self.claimer.blocked and not self._lifts_block(settlements)
+        self.paces, self.unsettled = [], []
+        self.claimer.blocked = self.claimer.blocked and not gatekeeping.answers_again(settlements)
         for settlement in settlements:
             self._tell(settlement, settlement.call_id in taken)
             if settlement.state is ItemState.READY:
@@ -218,8 +240,14 @@ class Run:
         if claimed.blocked_reason is not None and not claimed.claims:
             self.summary.block_reason, self.summary.block_detail = claimed.blocked_reason, claimed.blocked_detail
             self.summary.block_wait = claimed.seconds_to_due
+        self.send_before = claimed.send_before
+        self.summary.held = claimed.held if not claimed.claims else None
+        for budget in claimed.budgets:
+            budgeting.tell(budget)
         self.found_some = bool(claimed.claims)
         self.look_at = 0.0 if len(claimed.claims) == slots else now + _LOOK_AGAIN
+        if claimed.held is not None and claimed.seconds_to_due:  # known exactly, so nobody need poll
+            self.look_at = min(self.look_at, now + claimed.seconds_to_due)
         self.due_at = None if claimed.seconds_to_due is None else now + claimed.seconds_to_due
 
     def _expect_in(self, seconds: float) -> None:
@@ -227,22 +255,6 @@ class Run:
         due_at = time.monotonic() + seconds
         self.due_at = due_at if self.due_at is None else min(self.due_at, due_at)
         self.look_at = min(self.look_at, due_at)
-
-    def _tell_gate(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
-        """What these answers say of the provider itself holds for all hosts."""
-        # a call that never left tells of this host alone
-        refused = [one for one in settlements if one.outcome is CallOutcome.BLOCK and one.sent]
-        if refused:
-            limits.block(connection, refused[0].error_code or ErrorCode.REQUEST_REJECTED, refused[0].error or "")
-        elif self._lifts_block(settlements):
-            limits.unblock(connection)
-        waits = [one.throttle for one in settlements if one.throttle is not None]
-        if waits:
-            limits.throttle(connection, max(waits))
-
-    def _lifts_block(self, settlements: Sequence[Settlement]) -> bool:
-        """The provider had refused us, and answers again."""
-        return self.claimer.blocked and any(one.outcome in _ANSWERED for one in settlements)
 
     # -- ask -----------------------------------------------------------------------------------------------------------
 
@@ -253,6 +265,9 @@ class Run:
         requests, unasked = asking.prepare(
             self.database, self.platform, self.prompts, claims, self.options, self.send_before
         )
+        if self.claimer.reserving:
+            requests, too_large = budgeting.fit(self.database, requests, self.claimer.price)
+            unasked += too_large
         self.unasked += unasked
         for request, asked in requests:
             self.asked[request.call_id] = asked
@@ -277,6 +292,8 @@ class Run:
             self._expect_in(0.0)
         if at_last or quiet or self._due("sweep", _SWEEP_EVERY):
             self.sweep()
+            if not self.stop.requested:
+                self.housekeeper.tidy(_TIDY_QUIET if quiet else _TIDY_BUSY)
 
     def _time_to_publish(self) -> bool:
         """Enough has been settled, or some of it long ago, and no answer waits; or far too much."""
@@ -314,13 +331,37 @@ class Run:
         if self.due_at is None:
             return self.sweep()
         wait = max(self.due_at, self.look_at) - time.monotonic()
-        if wait > _DUE_WITHIN:
+        if wait > (self._seconds_left() if self._paced() else _DUE_WITHIN):
             return self.sweep()
-        self.stop.sleep(max(min(wait, self._seconds_left()), 0.0))
+        self.stop.sleep(max(min(wait, self._seconds_left(), _SWEEP_EVERY), 0.0))
         return True
+
+    def _paced(self) -> bool:
+        """A limit of the minute holds calls back: a run whose time is bounded waits for the rest of the minute, since
+        the next one would come too late for it.
+        """
+        held = self.claimer.held
+        return held is not None and held.limit.of_the_minute and self.options.max_seconds is not None
 
     def _stopping(self) -> bool:
         return self.draining or self.stop.requested or self.summary.block_reason is not None
+
+    def hand_back(self, error: BaseException) -> None:
+        """`error` ends this run: keep the answers that have arrived, and let go what is in flight."""
+        settlements = self.unsettled + self.unasked
+        settlements += [judging.abandoned(self.asked.pop(id_).claim) for id_ in self.provider.abandon()]
+        self.arrivals.extend(self.provider.wait(0.0))
+        while self.arrivals:
+            result = self.arrivals.popleft()
+            with contextlib.suppress(Exception):  # an answer that nobody was prepared for counts as a crash
+                settlements += self._judged(result)
+        unreachable = isinstance(error, OperatorError) and error.code == "database_unreachable"
+        taken = hand_back(
+            self.database, self.summary.run_id, settlements, keep=[*self.asked, *self.crashed] if unreachable else None
+        )
+        for settlement in settlements:
+            if settlement.call_id in taken:
+                self._tell(settlement, taken[settlement.call_id])
 
     def end(self, outcome: Outcome | None = None) -> None:
         """Note how it ended. `outcome`: where an error ended it."""
@@ -329,12 +370,12 @@ class Run:
         summary.outcome = outcome or self._outcome()
 
         def finish(connection: Connection) -> int:
-            runs.finish(connection, summary.run_id, summary.outcome.value, summary.as_json())
+            runs.finish(connection, summary.run_id, summary.outcome.value, summary.as_stored())
             return batches.count_open(connection, self.options.organizations)
 
         summary.batches_in_progress = self.database.write(finish)
-        if summary.retries and not self.settled_some and summary.outcome is Outcome.PROCESSED:
-            logs.warning("no_call_got_through", tries=summary.retries, reason=self.last_failure)
+        if summary.retries and not summary.ended and summary.outcome is Outcome.PROCESSED:
+            logs.warning("no_call_got_through", tries=summary.retries, reason=summary.last_failure)
         logs.info("run_finished", **{name: value for name, value in summary.as_json().items() if name != "run_id"})
 
     def _outcome(self) -> Outcome:
@@ -364,30 +405,8 @@ class Run:
         self.last[what] = now
         return True
 
-    def _count(self, result: CallResult) -> None:
-        summary, usage = self.summary, result.usage
-        summary.calls += result.sent
-        summary.input_tokens += usage.input_tokens or 0
-        summary.output_tokens += usage.output_tokens or 0
-        summary.cached_tokens += usage.cached_tokens or 0
-
     def _tell(self, settlement: Settlement, taken: bool) -> None:
         """One canonical line per settled call, and the counts that follow from it."""
-        summary = self.summary
-        used = settlement.usage.input_tokens is not None or settlement.usage.output_tokens is not None
-        if used:
-            both = summary.cost is not None and settlement.cost is not None
-            summary.cost = summary.cost + settlement.cost if both else None  # type: ignore[operator] # both are decimals
-        again = settlement.state is ItemState.READY and (settlement.attempt or settlement.wait)
-        summary.retries += taken and again
-        summary.released += settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
-        summary.skipped += settlement.state is ItemState.SKIPPED
+        self.summary.note(settlement, taken)
         self.unpublished += settlement.state is not ItemState.READY
-        self.settled_some = self.settled_some or settlement.state is not ItemState.READY
-        self.last_failure = settlement.error or self.last_failure
-        if settlement.outcome is CallOutcome.BLOCK and summary.block_reason is None:
-            summary.block_reason, summary.block_detail = settlement.error_code, settlement.error
         judging.tell(settlement, taken)
-
-
-_ANSWERED: Final = (CallOutcome.VERDICT, CallOutcome.ANSWER, CallOutcome.ITEM)

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 
 from gepp_audit import logs
-from gepp_audit.database import limits, runs
+from gepp_audit.database import limits, retention, runs
 from gepp_audit.database.engine import Database
 from gepp_audit.errors import OperatorError
 from gepp_audit.model import RunIdentity
 from gepp_audit.queue import liveness
-from gepp_audit.queue.options import Listener, Outcome, Provider, RunOptions, Silence, Summary
+from gepp_audit.queue.options import Listener, Provider, RunOptions, Silence
 from gepp_audit.queue.stopping import Stop
+from gepp_audit.queue.summary import Outcome, Summary
 
 
 def process_queue(
@@ -32,40 +33,57 @@ def process_queue(
     """Do what is due and return what was done. Safe to start at any time, on any number of hosts.
 
     `open_provider` is called only where there is something to do, ahead of the queries of the work, so that it may load
-    beside them; the caller closes what it opened. OperatorError: the database cannot be used.
+    beside them; the caller closes what it opened. OperatorError: the database cannot be used. Once this is a run, its
+    `run_id` stands in every event until the caller's `logs.bound` ends, also in what is told of an error.
     """
     began = time.monotonic()
     identity = liveness.identify(options.host)
-    summary = Summary(run_id=identity.run_id)
-    if not database.read(lambda connection: runs.anything_open(connection, options.batch_statuses)):
+    summary = Summary(run_id=identity.run_id, organizations=tuple(options.organizations))
+    is_open, old_rows = database.read(lambda connection: _look(connection, options.batch_statuses))
+    if not is_open:
         database.write(lambda connection: runs.tick(connection, identity))
+        if old_rows:
+            from gepp_audit.queue.housekeeping import prune_slice
+
+            prune_slice(database, options.batch_statuses)
         return summary
-    summary.busy_run, dead, in_flight = database.write(lambda connection: _begin(connection, identity))
+    summary.busy_run, dead, in_flight = database.write(lambda connection: _begin(connection, identity, summary))
+    if summary.busy_run is None:
+        logs.bind(run_id=summary.run_id)
     if dead:
         logs.warning("runs_buried", run_ids=dead, calls_in_flight=in_flight)
     if summary.busy_run is not None:
         summary.outcome = Outcome.BUSY
         return summary
-    with logs.bound(run_id=summary.run_id):
-        try:
-            provider = open_provider()  # it loads beside what comes now
-            from gepp_audit.queue.run import Run
+    try:
+        provider = open_provider()  # it loads beside what comes now
+        from gepp_audit.queue.run import Run
 
-            run = Run(database, options, provider, summary, stop, listener or Silence(), began)
-        except OperatorError:
-            database.write(lambda connection: runs.finish(connection, summary.run_id, "refused", summary.as_json()))
-            raise
-        try:
-            run.work()
-        except BaseException:
-            with contextlib.suppress(OperatorError):  # the error itself is what must be told
-                run.end(Outcome.FAILED)
-            raise
-        run.end()
+        run = Run(database, options, provider, summary, stop, listener or Silence(), began)
+    except OperatorError as error:
+        summary.error = error
+        database.write(lambda connection: runs.finish(connection, summary.run_id, "refused", summary.as_stored()))
+        raise
+    try:
+        run.work()
+    except BaseException as error:
+        summary.error = error
+        with contextlib.suppress(Exception):  # the error itself is what must be told
+            run.hand_back(error)
+        with contextlib.suppress(OperatorError):
+            run.end(Outcome.FAILED)
+        raise
+    run.end()
     return summary
 
 
-def _begin(connection: Connection, identity: RunIdentity) -> tuple[str | None, list[str], int]:
+def _look(connection: Connection, statuses: tuple[str, ...]) -> tuple[bool, bool]:
+    """Whether there is anything to work on, and, where not, whether there are old rows to prune."""
+    is_open = runs.anything_open(connection, statuses)
+    return is_open, not is_open and retention.due(connection, statuses)
+
+
+def _begin(connection: Connection, identity: RunIdentity, summary: Summary) -> tuple[str | None, list[str], int]:
     """Note this run, and bury those of this host whose process is gone.
 
     Returns the run that keeps this one away, the buried ones, and how many calls those had in flight.
@@ -76,5 +94,5 @@ def _begin(connection: Connection, identity: RunIdentity) -> tuple[str | None, l
     in_flight = runs.bury(connection, dead)
     busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
     if not busy:
-        runs.start(connection, identity)
+        runs.start(connection, identity, summary.as_stored())
     return (busy[0] if busy else None), dead, in_flight

@@ -11,7 +11,8 @@ from gepp_audit.database.engine import LOCK_STATES, REFUSED_CLASSES, Database, s
 from gepp_audit.database.platform import Platform
 from gepp_audit.errors import OperatorError
 from gepp_audit.model import BatchOutcome, ItemState, VerdictStatus
-from gepp_audit.queue.options import RunOptions, Summary
+from gepp_audit.queue.options import RunOptions
+from gepp_audit.queue.summary import Summary
 
 #: items in one transaction of publishing
 _SLICE = 500
@@ -101,9 +102,10 @@ def close_finished(database: Database, platform: Platform, options: RunOptions, 
         if closed is None:
             continue
         ended += 1
-        failed = closed.outcome is BatchOutcome.FAILED
-        summary.batches_failed += failed
-        summary.batches_completed += not failed
+        if closed.outcome is BatchOutcome.FAILED:
+            summary.failed_batches.append(closed.audit_history_id)
+        else:
+            summary.batches_completed += 1
         _tell(closed)
     return ended
 

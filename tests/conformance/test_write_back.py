@@ -12,8 +12,8 @@ from sqlalchemy import create_engine, text
 
 from gepp_audit.database.engine import parse_url
 from gepp_audit.database.platform import detect
-from gepp_audit.model import Claim
-from gepp_audit.queue.options import Summary
+from gepp_audit.model import Claim, ErrorCode
+from gepp_audit.queue.summary import Summary
 from gepp_audit.queue.writeback import publish_settled
 from tests.support import steps
 from tests.support.platforms import Platform
@@ -84,7 +84,9 @@ def test_a_failed_transaction_is_marked_where_the_platform_can(platform: Platfor
     assert platform.labels([claimed.transaction_id]) == {claimed.transaction_id: platform.failed_label}
     [closed] = steps.close_all(platform)
     assert (closed.outcome, closed.failed) == ("failed", 1)
-    assert f"{claimed.transaction_id} (policy_violation)" in platform.history(batch)["error_message"]
+    assert platform.history(batch)["error_message"] == (
+        f"1 transaction could not be audited: refused by the provider's policy: 1 ({claimed.transaction_id})."
+    )
 
 
 def test_what_people_changed_meanwhile_stays_as_they_left_it(platform: Platform, organization: int) -> None:
@@ -280,3 +282,16 @@ def test_a_verdict_outdates_an_earlier_failure(platform: Platform, organization:
         steps.write_back(platform)
         steps.close_all(platform)
     assert steps.states(platform) == {}
+
+
+def test_failed_transactions_are_named_by_reason_a_few_of_each(platform: Platform, organization: int) -> None:
+    batch, claims = claimed_batch(platform, organization, 9)
+    ids = sorted(claim.transaction_id for claim in claims)
+    codes = [ErrorCode.REFUSED] * 2 + [ErrorCode.UNREADABLE] * 7
+    steps.settle_all(platform, [steps.failure(claim, code=codes[ids.index(claim.transaction_id)]) for claim in claims])
+    steps.write_back(platform)
+    steps.close_all(platform)
+    assert platform.history(batch)["error_message"] == (
+        "9 transactions could not be audited: answer not readable: 7 "
+        f"({', '.join(map(str, ids[2:7]))} and 2 more); the model refused to answer: 2 ({ids[0]}, {ids[1]})."
+    )

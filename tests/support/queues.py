@@ -25,7 +25,7 @@ CLEAN: Final = (1001, 1003)
 BROKEN: Final = 1005
 OURS: Final = (
     "gepp_audit_batches", "gepp_audit_items", "gepp_audit_calls", "gepp_audit_runs", "gepp_audit_limits",
-    "gepp_audit_usage_daily",
+    "gepp_audit_usage_daily", "gepp_audit_spend",
 )  # fmt: skip
 #: what a scenario does to a call that must not end before the test does
 HANG: Final = {"extra_latency_ms": 300_000}

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from gepp_audit.audit.instructions import PROMPT_VERSION
 from gepp_audit.audit.transaction import input_digest
 from gepp_audit.database import batches, closing, items, limits, publish
 from gepp_audit.database.platform import detect, load
@@ -18,21 +19,21 @@ from tests.support.platforms import Platform
 STATUSES = ("in_progress",)
 
 
-def take_up(platform: Platform, statuses: Sequence[str] = STATUSES) -> list[batches.FannedOut]:
-    """Discover and fan out whatever is new."""
+def take_up(platform: Platform, statuses: Sequence[str] = STATUSES, *, model: str = "m-1") -> list[batches.FannedOut]:
+    """Discover and fan out whatever is new, to be asked of `model`."""
     database = platform.database
     found = database.read(detect)
     database.write(lambda connection: batches.discover(connection, statuses))
     done = []
     for id_ in database.read(batches.waiting_for_fan_out):
-        done.append(database.write(lambda connection, id_=id_: batches.fan_out(connection, found, id_)))  # type: ignore[misc] # bound now
+        done.append(database.write(lambda connection, id_=id_: batches.fan_out(connection, found, id_, model=model)))  # type: ignore[misc] # bound now
     return [one for one in done if one is not None]
 
 
 def claim(platform: Platform, most: int = 1000, *, run_id: str = "run-1", lease_seconds: float = 90.0) -> list[Claim]:
     """Claim what can be claimed, oldest batch first."""
     terms = items.CallTerms(
-        run_id=run_id, engine="openai", model="m-1", prompt_version="1", lease_seconds=lease_seconds
+        run_id=run_id, engine="openai", model="m-1", prompt_version=PROMPT_VERSION, lease_seconds=lease_seconds
     )
 
     def work(connection: Any) -> list[Claim]:
@@ -49,7 +50,9 @@ def claim(platform: Platform, most: int = 1000, *, run_id: str = "run-1", lease_
 
 def claim_suspect(platform: Platform) -> list[Claim]:
     """Claim one suspect."""
-    terms = items.CallTerms(run_id="run-1", engine="openai", model="m-1", prompt_version="1", lease_seconds=90.0)
+    terms = items.CallTerms(
+        run_id="run-1", engine="openai", model="m-1", prompt_version=PROMPT_VERSION, lease_seconds=90.0
+    )
 
     def work(connection: Any) -> list[Claim]:
         _, moment = limits.lock(connection)

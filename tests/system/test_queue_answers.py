@@ -101,7 +101,9 @@ def test_a_bad_answer_never_approves_and_the_rest_of_its_batch_completes(
     }
     history = queue.platform.history(batch)
     assert (history["status"], history["approved_count"], history["rejected_count"]) == ("completed", 2, 1)
-    assert history["error_message"].startswith(f"{len(BAD_ANSWERS)} transactions could not be audited: 1 (")
+    assert history["error_message"].startswith(
+        f"{len(BAD_ANSWERS)} transactions could not be audited: answer not readable: "
+    )
     if queue.platform.is_new:
         audits = queue.platform.rows("SELECT ai_audit_status FROM transaction_audits")
         assert Counter(row["ai_audit_status"] for row in audits) == {"approved": 2, "rejected": 1, "no_action": 3}
@@ -122,9 +124,17 @@ def test_a_batch_without_one_readable_answer_is_failed_and_the_exit_code_says_so
     assert set(queue.labels().values()) == {"failed"}
     history = queue.platform.history(batch)
     assert (history["status"], history["approved_count"]) == ("failed", 0)
-    assert history["error_message"] == (
-        "2 transactions could not be audited: 1 (unreadable_answer), 2 (unreadable_answer)."
-    )
+    assert history["error_message"] == ("2 transactions could not be audited: answer not readable: 2 (1, 2).")
+
+
+@on_sqlite
+def test_evidence_that_fails_twice_is_told_as_untold_even_if_a_throttled_call_came_between(
+    queue: SampleQueue, programs: Programs, simulator: Simulator
+) -> None:
+    queue.queue([CLEAN[0]])
+    simulator.scenario({"rules": [{"match": {"attempt": 2}, "do": "rate_limited_bare"}, {"do": "wrong_evidence"}]})
+    done = run(programs)
+    assert (done.json()["transactions"]["undecided"], len(asked(simulator))) == (1, 3)
 
 
 @on_sqlite
@@ -151,7 +161,8 @@ def test_an_error_of_one_transaction_fails_that_one_alone_after_one_call(
     assert Counter(asked(simulator)) == {1: 1, 2: 1, 3: 1, 4: 1}
     assert queue.labels() == {1: "failed", 2: "failed", 3: "failed", 4: "rejected"}
     assert queue.platform.history(1)["error_message"] == (
-        "3 transactions could not be audited: 1 (context_length_exceeded), 2 (invalid_input), 3 (policy_violation)."
+        "3 transactions could not be audited: too long for the model: 1 (1); "
+        "refused by the provider as invalid: 1 (2); refused by the provider's policy: 1 (3)."
     )
 
 

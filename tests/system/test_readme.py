@@ -74,7 +74,7 @@ def test_a_role_with_its_rights_can_do_everything_and_no_more(
 
 OUR_TABLES = (
     "gepp_audit_batches", "gepp_audit_items", "gepp_audit_calls", "gepp_audit_usage_daily", "gepp_audit_runs",
-    "gepp_audit_limits", "gepp_audit_alembic_version",
+    "gepp_audit_limits", "gepp_audit_spend", "gepp_audit_alembic_version",
 )  # fmt: skip
 
 
@@ -89,7 +89,8 @@ def test_each_flag_that_is_told_of_exists() -> None:
     for name in COMMANDS:
         command = main.get_command(context, name)
         assert command is not None
-        known |= {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+            known |= {option for parameter in one.params for option in (*parameter.opts, *parameter.secondary_opts)}
     known |= {"--help", "--quick", "--system", "--create-home"}  # the last two are useradd's
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 

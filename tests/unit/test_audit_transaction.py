@@ -63,7 +63,6 @@ def test_the_payload_is_the_closed_list_of_fields_in_its_order() -> None:
 
     assert payload == {
         "transaction_id": "123",
-        "status": "pending",
         "transaction_method": "origin",
         "weight_kg": "6.25",
         "total_amount": None,

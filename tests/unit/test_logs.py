@@ -190,9 +190,43 @@ def test_a_secret_is_masked_wherever_it_stands(form: str, tmp_path: Path, capsys
 
 
 def test_a_secret_inside_a_longer_one_does_not_uncover_the_rest(tmp_path: Path) -> None:
-    logs.configure(logs.LogConfig(file=tmp_path / "log", secrets=("abc", "abc-and-more")))
-    logs.info("e", text="abc-and-more abc")
+    logs.configure(logs.LogConfig(file=tmp_path / "log", secrets=("abc1", "abc1-and-more")))
+    logs.info("e", text="abc1-and-more abc1")
     assert lines(tmp_path / "log")[0]["text"] == "*** ***"
+
+
+@pytest.mark.parametrize("word", ["audit", "gepp_audit", "1234"])
+def test_a_secret_that_is_a_word_is_masked_where_a_credential_stands_and_leaves_our_sentences(
+    word: str, tmp_path: Path
+) -> None:
+    logs.configure(logs.LogConfig(file=tmp_path / "log", secrets=(word,)))
+    hidden = (
+        f"postgresql://{word}:{word}@db/{word}",
+        f"host=db user={word} password={word} dbname={word}",
+        f"connect(PASSWORD='{word}')",
+        f'{{"api_key": "{word}"}}',
+        f"?token={word}&q=1",
+        f"Authorization: Bearer {word}",
+    )
+    said = f'run "gepp-audit stuck {word}" on {word}'
+    logs.info("e", hidden=hidden, said=said, password=f"x {word}", nested={"secret": [word]})
+    [told] = lines(tmp_path / "log")
+    assert told["hidden"] == [
+        f"postgresql://{word}:***@db/{word}",
+        f"host=db user={word} password=*** dbname={word}",
+        "connect(PASSWORD='***')",
+        '{"api_key": "***"}',
+        "?token=***&q=1",
+        "Authorization: Bearer ***",
+    ]
+    assert (told["said"], told["password"], told["nested"]) == (said, "x ***", {"secret": ["***"]})
+
+
+@pytest.mark.parametrize("secret", ["audit1", "p@ss", "correct-horse-battery", "123456789", "ab!d"])
+def test_any_other_secret_is_masked_in_a_sentence_too(secret: str, tmp_path: Path) -> None:
+    logs.configure(logs.LogConfig(file=tmp_path / "log", secrets=(secret,)))
+    logs.info("e", said=f"it is {secret}, they say")
+    assert lines(tmp_path / "log")[0]["said"] == "it is ***, they say"
 
 
 def test_a_traceback_has_no_local_variables(tmp_path: Path) -> None:

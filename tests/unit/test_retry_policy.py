@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +14,8 @@ from gepp_audit.queue.retry_policy import LONGEST_BACKOFF, LONGEST_OUTAGE, Count
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def failure(kind: FailureKind, retry_after: float | None = None) -> Failure:
-    return Failure(kind=kind, code=ErrorCode.SERVER_ERROR, message="it failed", retry_after=retry_after)
+def failure(kind: FailureKind, retry_after: float | None = None, code: ErrorCode = ErrorCode.SERVER_ERROR) -> Failure:
+    return Failure(kind=kind, code=code, message="it failed", retry_after=retry_after)
 
 
 def decided(
@@ -25,14 +26,31 @@ def decided(
     first_failed_at: datetime | None = None,
     chance: float = 0.5,
     retry_after: float | None = None,
+    code: ErrorCode = ErrorCode.SERVER_ERROR,
 ) -> Decision:
     counters = Counters(attempts=attempts, waits=waits, first_failed_at=first_failed_at)
-    return decide(failure(kind, retry_after), counters, moment=NOW, chance=chance, max_attempts=3, first_backoff=2.0)
+    failed = failure(kind, retry_after, code)
+    return decide(failed, counters, moment=NOW, chance=chance, max_attempts=3, first_backoff=2.0)
 
 
 def test_the_third_bad_answer_ends_the_item() -> None:
     states = [decided(FailureKind.ANSWER, attempts=attempts).state for attempts in (0, 1, 2)]
     assert states == [ItemState.READY, ItemState.READY, ItemState.FAILED]
+
+
+def test_what_cannot_be_read_at_all_is_not_asked_for_again_at_once() -> None:
+    tried = [
+        decided(FailureKind.ANSWER, code=ErrorCode.UNREADABLE, attempts=attempts, chance=chance)
+        for attempts in (0, 1, 2)
+        for chance in (0.0, 0.999)
+    ]
+    assert [round(one.delay, 1) for one in tried] == [2.0, 4.0, 4.0, 8.0, 0.0, 0.0]
+    assert {(one.attempt, one.wait) for one in tried} == {(True, False)}
+
+
+@pytest.mark.parametrize("code", [ErrorCode.EVIDENCE, ErrorCode.TRUNCATED, ErrorCode.INCOMPLETE, ErrorCode.REFUSED])
+def test_any_other_bad_answer_is_asked_for_again_at_once(code: ErrorCode) -> None:
+    assert decided(FailureKind.ANSWER, code=code).delay == 0.0
 
 
 def test_a_provider_that_is_down_costs_no_attempt() -> None:

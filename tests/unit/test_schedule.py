@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gepp_audit.database.items import OpenBatch
-from gepp_audit.queue.schedule import allocate, eligible
+from gepp_audit.database.items import OpenBatch, Reservation
+from gepp_audit.queue.schedule import BOUNDLESS, Room, allocate, eligible
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -83,3 +84,119 @@ def test_max_batches_keeps_those_begun_and_adds_the_oldest() -> None:
     found = [batch(id_, 1, 1) for id_ in (1, 2, 3, 4)]
     assert [one.audit_history_id for one in eligible(found, {3}, 2)] == [1, 3]
     assert eligible(found, set(), None) == found
+
+
+# -- limits inside the choice ------------------------------------------------------------------------------------------
+
+amounts = st.none() | st.integers(-2, 12)
+room = st.builds(
+    lambda calls, tokens, cost: Room(calls=calls, tokens=tokens, cost=None if cost is None else Decimal(cost)),
+    amounts,
+    amounts,
+    amounts,
+)
+needs = st.builds(
+    lambda tokens, cost: Reservation(tokens=tokens, cost=None if cost is None else Decimal(cost)),
+    st.integers(0, 4),
+    st.none() | st.integers(0, 4),
+)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[list[OpenBatch], int, dict[int, Room], Room, dict[int, Reservation]]:
+    found = draw(batches)
+    rooms = {id_: draw(room) for id_ in {one.organization_id for one in found}}
+    each = {one.audit_history_id: draw(needs) for one in found}
+    return found, draw(st.integers(0, 40)), rooms, draw(room), each
+
+
+def used(counts: dict[int, int], each: dict[int, Reservation]) -> tuple[int, int, Decimal]:
+    return (
+        sum(counts.values()),
+        sum(count * each[id_].tokens for id_, count in counts.items()),
+        sum((count * (each[id_].cost or Decimal(0)) for id_, count in counts.items()), Decimal(0)),
+    )
+
+
+def left_of(room: Room, counts: dict[int, int], each: dict[int, Reservation]) -> Room:
+    calls, tokens, cost = used(counts, each)
+    return Room(
+        calls=None if room.calls is None else room.calls - calls,
+        tokens=None if room.tokens is None else room.tokens - tokens,
+        cost=None if room.cost is None else room.cost - cost,
+    )
+
+
+def stays_within(room: Room, counts: dict[int, int], each: dict[int, Reservation]) -> bool:
+    left = left_of(room, counts, each)
+    whole = all(value is None or value >= 0 for value in (left.calls, left.tokens, left.cost))
+    priced = room.cost is None or all(each[id_].cost is not None for id_ in counts)
+    return not counts or (whole and priced)
+
+
+@given(cases())
+def test_never_more_than_any_limit(
+    case: tuple[list[OpenBatch], int, dict[int, Room], Room, dict[int, Reservation]],
+) -> None:
+    found, slots, rooms, overall, each = case
+    chosen = dict(allocate(found, slots, in_flight={}, last_served={}, overall=overall, rooms=rooms, needs=each))
+    owner = {one.audit_history_id: one.organization_id for one in found}
+    assert sum(chosen.values()) <= slots
+    assert stays_within(overall, chosen, each)
+    for organization, own in rooms.items():
+        assert stays_within(own, {id_: n for id_, n in chosen.items() if owner[id_] == organization}, each)
+
+
+@given(cases())
+def test_a_slot_stays_free_only_where_no_organizations_next_call_fits(
+    case: tuple[list[OpenBatch], int, dict[int, Room], Room, dict[int, Reservation]],
+) -> None:
+    found, slots, rooms, overall, each = case
+    chosen = dict(allocate(found, slots, in_flight={}, last_served={}, overall=overall, rooms=rooms, needs=each))
+    if sum(chosen.values()) == slots:
+        return
+    rest = left_of(overall, chosen, each)
+    for organization, own in rooms.items():
+        theirs = [one for one in found if one.organization_id == organization]
+        mine = {one.audit_history_id: chosen.get(one.audit_history_id, 0) for one in theirs}
+        waiting = [one for one in theirs if mine[one.audit_history_id] < one.ready]
+        if waiting:
+            need = each[waiting[0].audit_history_id]
+            assert not (rest.lets(need) and left_of(own, mine, each).lets(need))
+
+
+@given(cases())
+def test_within_an_organization_a_younger_batch_gets_nothing_before_an_older_one_is_through(
+    case: tuple[list[OpenBatch], int, dict[int, Room], Room, dict[int, Reservation]],
+) -> None:
+    found, slots, rooms, overall, each = case
+    chosen = dict(allocate(found, slots, in_flight={}, last_served={}, overall=overall, rooms=rooms, needs=each))
+    for younger in found:
+        if younger.audit_history_id in chosen:
+            older = [
+                one
+                for one in found
+                if one.organization_id == younger.organization_id and one.audit_history_id < younger.audit_history_id
+            ]
+            assert all(chosen.get(one.audit_history_id, 0) == one.ready for one in older)
+
+
+@given(st.integers(2, 10), st.integers(0, 100))
+def test_equal_organizations_get_equally_much(organizations: int, slots: int) -> None:
+    found = [batch(id_, id_, 100) for id_ in range(1, organizations + 1)]
+    chosen = dict(allocate(found, slots, in_flight={}, last_served={}))
+    counts = [chosen.get(id_, 0) for id_ in range(1, organizations + 1)]
+    assert max(counts) - min(counts) <= 1
+
+
+@given(batches, st.integers(0, 30), st.integers(1, 5))
+def test_an_organization_without_room_changes_nothing_for_the_others(
+    found: list[OpenBatch], slots: int, limited: int
+) -> None:
+    others = [one for one in found if one.organization_id != limited]
+    with_it = allocate(found, slots, in_flight={}, last_served={}, rooms={limited: Room(calls=0)})
+    assert with_it == allocate(others, slots, in_flight={}, last_served={})
+
+
+def test_without_limits_everything_fits() -> None:
+    assert BOUNDLESS.lets(Reservation(tokens=10**12, cost=None))

@@ -11,6 +11,7 @@ the concurrency allow: calls per second = concurrency / latency. Times vary with
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -18,12 +19,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -61,15 +65,46 @@ def run(command: Sequence[str], environment: dict[str, str]) -> Measured:
     began = time.monotonic()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
+        with sampled_memory(process.pid) as samples:
+            _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
         if process.returncode != 0:
             raise SystemExit(f"{command[-1]} ended with {process.returncode}: {err.read()[-2000:]}")
-        peak = usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
-        return Measured(seconds=seconds, cpu_seconds=usage.ru_utime + usage.ru_stime, peak_mb=peak, stdout=out.read())
+        largest = usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
+        return Measured(
+            seconds=seconds,
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            peak_mb=max([largest, *samples]),
+            stdout=out.read(),
+        )
+
+
+@contextmanager
+def sampled_memory(pid: int) -> Iterator[list[float]]:
+    """While in the block: what the process and those it started hold together, in MB, several times a second.
+
+    Resident memory, so pages that they share count once for each.
+    """
+    samples: list[float] = []
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.2):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                family = [process, *process.children(recursive=True)]
+                samples.append(sum(member.memory_info().rss for member in family) / 2**20)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        sampler.join()
 
 
 def environment_for(database: BenchDatabase, url: str = "") -> dict[str, str]:
@@ -175,6 +210,30 @@ def limited(database: BenchDatabase) -> list[Line]:
     ]
 
 
+def held(database: BenchDatabase) -> list[Line]:
+    """One of three organizations is told to wait: when the others are done, against a run in which nobody is."""
+    seconds = {name: _others_take(database.fresh(3), wait=wait) for name, wait in (("alone", None), ("beside", 8))}
+    told = f"{seconds['beside'] / seconds['alone']:.2f} × ({seconds['alone']:.1f} s)"
+    return [("two organizations beside one that must wait, time of both", told, "≤ 1.05 ×")]
+
+
+def _others_take(database: BenchDatabase, wait: int | None) -> float:
+    """Seconds from the first call to the last answer of two organizations with 600 transactions each."""
+    waiting, *others = database.organizations
+    refused = {str(id_) for id_ in database.queue_of(waiting, 600)[1]}
+    for organization in others:
+        database.queue_of(organization, 600)
+    with running_simulator(latency_ms=int(LATENCY * 1000), api_key=KEY) as simulator:
+        if wait is not None:
+            told_to_wait = {"preset": "rate_limited", "headers": {"Retry-After": str(wait)}}
+            match = {"transaction_id": sorted(refused), "first": 1}
+            simulator.scenario({"rules": [{"match": match, "do": told_to_wait}]})
+        run([str(PROGRAM), "process-queue", "--json"], environment_for(database, f"{simulator.url}/v1"))
+        calls = simulator.calls()
+    theirs = [call for call in calls if call["transaction_id"] not in refused]
+    return float(max(call["answered"] for call in theirs) - min(call["received"] for call in calls))
+
+
 def claims(database: BenchDatabase, size: int) -> list[Line]:
     """Claims in a short queue and in a long one."""
     return bench_scale.claim_time(database.fresh(1), database.fresh(1), size, 60)
@@ -260,6 +319,7 @@ def parts(quick: bool) -> dict[str, Callable[[BenchDatabase], list[Line]]]:
         "batch": partial(big_batch, size=20_000 if quick else 100_000),
         "shares": shares,
         "latecomers": latecomers,
+        "held": held,
         "limit": limited,
     }
 
@@ -275,7 +335,7 @@ def chosen_parts(only: str | None, quick: bool) -> dict[str, Callable[[BenchData
 
 
 #: what takes more than a minute each
-_LONG = ("shares", "latecomers", "limit")
+_LONG = ("shares", "latecomers", "held", "limit")
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
+from tests.support.call_laws import is_parked, parked_alone
 from tests.support.evidence import VERDICTS, Evidence, Row, named, withdrawn
 
 _OUTCOMES: Final = frozenset({"pass", "fail", "cannot_tell"})
@@ -233,9 +234,11 @@ def people_win(evidence: Evidence) -> Iterator[str]:
         changed = {name: row.get(name) for name, value in decided.items() if row.get(name) != value}
         if changed:
             yield f"transaction {id_} was decided by a person as {decided}, but is now {changed}."
+    keys = ((item["audit_history_id"], item["transaction_id"]) for item in evidence.items if is_parked(item))
+    given_up = {key[1] for key in keys if parked_alone(evidence, key)}
     for id_, label in evidence.told.expected.items():
         found = evidence.transactions.get(id_, {}).get("ai_audit_status")
-        if found != label:
+        if found != label and id_ not in given_up:
             yield f"transaction {id_} must be {label}, but is {found}."
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from tests.support.evidence import VERDICTS, Evidence, Row, named
+from tests.support.evidence import VERDICTS, Evidence, Key, Row, named
 
 #: nobody knows whether these were paid for
 _UNKNOWN: Final = frozenset({None, "expired", "abandoned"})
@@ -69,15 +69,31 @@ def is_parked(item: Row) -> bool:
     return bool(item["state"] == "failed" and item["error_code"] == "crashed")
 
 
+def parked_alone(evidence: Evidence, key: Key) -> bool:
+    """Its last call without an outcome was the only one of its run: from outside, it looks like one that kills its
+    process, also where somebody else killed that.
+    """
+    unknown = [call for call in evidence.ledger.get(key, ()) if call["outcome"] in _UNKNOWN]
+    if len(unknown) < 3:
+        return False
+    last = unknown[-1]
+    beside = (call for call in evidence.calls if call["run_id"] == last["run_id"] and call["id"] != last["id"])
+    return not any(
+        call["dispatched_at"] <= last["dispatched_at"]
+        and (call["answered_at"] is None or call["answered_at"] > last["dispatched_at"])
+        for call in beside
+    )
+
+
 def parked_with_reason(evidence: Evidence) -> Iterator[str]:
-    """An item is parked only after three calls without an outcome, and only one that kills its process."""
+    """An item is parked only after three calls without an outcome, the last one alone in its run."""
     killers = evidence.told.killers
     for item in filter(is_parked, evidence.items):
         key = (item["audit_history_id"], item["transaction_id"])
         without = sum(call["outcome"] in ("expired", "superseded", None) for call in evidence.ledger.get(key, ()))
         if without < 3:
             yield f"{named(key)} is parked after {without} calls without an outcome."
-        if killers is not None and key[1] not in killers:
+        if killers is not None and key[1] not in killers and not parked_alone(evidence, key):
             yield f"{named(key)} is parked, but it never did any harm."
 
 

@@ -356,9 +356,9 @@ def a_suspect_is_claimed(scene: Scene) -> None:
 # -- what people ask ---------------------------------------------------------------------------------------------------
 
 
-@_step(pages=100_000, work=50_000_000)
+@_step(pages=30_000, work=50_000_000)
 def stuck_looks_at_everything_open(scene: Scene) -> None:
-    """Twice each item of an open batch, and the last quarter of an hour of the ledger."""
+    """Each item of an open batch, and the last quarter of an hour of the ledger."""
     assert len(reports.collect(scene.connection, STATUSES).batches) > OPEN
 
 
@@ -459,9 +459,7 @@ def an_idle_tick(scene: Scene) -> None:
 
 @_meanwhile
 def nothing_is_queued_any_more(scene: Scene) -> None:
-    scene.execute(
-        "UPDATE transactions SET ai_audit_status = 'approved' WHERE ai_audit_status = 'queued' AND id > 100"
-    )
+    scene.execute("UPDATE transactions SET ai_audit_status = 'approved' WHERE ai_audit_status = 'queued' AND id > 100")
 
 
 @_step(pages=20_000, work=300_000)

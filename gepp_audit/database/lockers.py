@@ -17,7 +17,7 @@ from gepp_audit.database.facts import Locker
 from gepp_audit.database.types import UtcDateTime
 
 #: a transaction of the platform that is younger is its everyday work
-_LONG: Final = timedelta(seconds=10)
+_LONG: Final = timedelta(seconds=5)
 _MOST: Final = 5
 
 #: what a row is locked or changed under, and what keeps others from changing one

@@ -30,7 +30,7 @@ from gepp_audit.queue.wording import listed
 _LOOKED_AT: Final = 5_000
 #: what another program settled so long ago is past
 _RIVAL_WITHIN: Final = timedelta(hours=1)
-FREE_ORPHANS: Final = 'Run "gepp-audit retry --orphans", then queue them again with "gepp-audit enqueue".'
+FREE_ORPHANS: Final = 'Run "gepp-audit retry --orphans", which frees them; then they can be queued again.'
 RIVAL_FIX: Final = f"{SWITCH_OFF}."
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from gepp_audit.database import limits, mending, reports, runs
+from gepp_audit.database import limits, mending, reports, retrying, runs
+from gepp_audit.database.platform import detect
 from gepp_audit.errors import OperatorError
-from gepp_audit.model import BatchOutcome, ErrorCode, ItemState, RunIdentity
+from gepp_audit.model import BatchOutcome, ErrorCode, ItemState, Pace, RunIdentity
 from gepp_audit.queue import liveness
 from gepp_audit.queue.diagnosis import Cause, Status
 from gepp_audit.queue.inspecting import Question, Report, Stuck, inspect
@@ -252,6 +253,89 @@ def test_a_batch_of_an_organization_whose_older_ones_move_is_slow(
     assert (stuck.batch.audit_history_id, stuck.diagnosis.cause) == (newer, Cause.SLOW)
 
 
+def test_the_providers_own_pace_is_told_from_a_limit_of_ours(platform: Platform, batch: int) -> None:
+    a_run(platform)
+    steps.claim(platform, 2)
+    platform.database.write(lambda connection: limits.slow_down(connection, [Pace(calls_per_minute=2)]))
+    found = only(look(platform)).diagnosis
+    assert (found.cause, found.reason) == (Cause.LIMITED, "calls_per_minute")
+    assert "It is the provider's own limit" in found.explanation
+    platform.database.write(lambda connection: limits.set_caps(connection, None, {"calls_per_minute": 1}))
+    assert "gepp-audit limits set --global --calls-per-minute" in only(look(platform)).diagnosis.fix
+
+
+def test_a_counter_of_the_platform_that_runs_ahead_of_ours_is_a_rivals(platform: Platform, batch: int) -> None:
+    a_run(platform)
+    platform.execute("UPDATE transaction_audit_history SET processed_transactions = 2")
+    assert only(look(platform)).diagnosis.cause != Cause.RIVAL  # it may be from before we took the batch up
+    first, *_ = steps.claim(platform)
+    steps.settle_all(platform, [steps.verdict(platform, first)])
+    steps.write_back(platform)
+    assert only(look(platform)).diagnosis.cause == Cause.SLOW
+    platform.execute("UPDATE transaction_audit_history SET processed_transactions = 3")
+    found = only(look(platform)).diagnosis
+    assert (found.cause, found.reason, "2 transactions more" in found.explanation) == (Cause.RIVAL, "at_work", True)
+
+
+def test_ids_that_were_not_queued_from_the_start_are_no_rivals_work(platform: Platform, organization: int) -> None:
+    a_tick(platform)
+    queued = platform.transactions(organization, 1)
+    platform.batch(organization, [*queued, *platform.transactions(organization, 2, status="approved")])
+    steps.take_up(platform)
+    stuck = only(look(platform))
+    assert (stuck.transactions["skipped"], stuck.diagnosis.cause) == (2, Cause.SLOW)
+
+
+# -- beside the open batches -------------------------------------------------------------------------------------------
+
+
+def test_transactions_that_are_queued_in_no_open_batch_are_counted(platform: Platform, organization: int) -> None:
+    platform.batch(organization, platform.transactions(organization, 2))
+    platform.batch(organization, platform.transactions(organization, 2), status="pending")
+    steps.take_up(platform)
+    platform.transactions(organization, 3)
+    report = look(platform, older_than=3600)
+    assert (report.orphans.count, report.orphans.complete, report.status) == (3, True, Status.WARNING)
+    assert report.as_json()["orphans"]["fix"].startswith('Run "gepp-audit retry --orphans"')
+
+
+def test_named_batches_are_told_without_a_look_at_the_whole_queue(
+    platform: Platform, organization: int, batch: int
+) -> None:
+    platform.transactions(organization, 3)
+    assert look(platform, batch).orphans.count == 0
+
+
+def test_only_so_many_queued_transactions_are_looked_at(platform: Platform, organization: int, batch: int) -> None:
+    platform.transactions(organization, 3)
+
+    def count(most: int) -> tuple[int, bool]:
+        return platform.database.read(
+            lambda connection: retrying.count_orphans(connection, detect(connection), steps.STATUSES, most)
+        )
+
+    assert count(7) == (3, True)
+    found, complete = count(6)
+    assert (found <= 3, complete) == (True, False)
+
+
+def test_batches_that_another_program_settled_lately_are_counted_and_those_of_people_are_not(
+    platform: Platform, organization: int, batch: int
+) -> None:
+    cancelled = platform.batch(organization, platform.transactions(organization, 1))
+    old = platform.batch(organization, platform.transactions(organization, 1))
+    steps.take_up(platform)
+    history = "UPDATE transaction_audit_history SET status = :status WHERE id = :id"
+    platform.execute(history, status="completed", id=batch)
+    platform.execute(history, status="cancelled", id=cancelled)
+    platform.execute(history, status="failed", id=old)
+    assert look(platform).rivals.batches == 2
+    assert len(steps.reconcile(platform)) == 3
+    move(platform, "gepp_audit_batches", "closed_at", f"audit_history_id = {old}", hours=2)
+    report = look(platform)
+    assert (report.rivals.batches, report.rivals.last_at is not None, report.status) == (1, True, Status.WARNING)
+
+
 # -- requeue -----------------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +448,12 @@ def test_a_batch_that_the_platform_cancelled_is_let_go_and_not_failed(platform: 
     assert (done.outcome, platform.history(batch)["status"]) == (BatchOutcome.WITHDRAWN, "cancelled")
 
 
+def test_what_waits_for_another_attempt_is_given_up_and_written_back_at_once(platform: Platform, batch: int) -> None:
+    waits: dict[str, Any] = {"state": ItemState.READY, "code": ErrorCode.SERVER_ERROR, "delay": 600.0, "wait": True}
+    steps.settle_all(platform, [steps.failure(claim, **waits) for claim in steps.claim(platform)])
+    assert end(platform, batch) == [GivenUp(audit_history_id=batch, given_up=3, outcome=BatchOutcome.FAILED)]
+
+
 def test_giving_up_other_batches_leaves_this_one_as_it_is(platform: Platform, organization: int, batch: int) -> None:
     other = platform.batch(organization, platform.transactions(organization, 1))
     steps.take_up(platform)
@@ -404,6 +494,14 @@ def test_what_the_platform_holds_is_left_to_the_next_run(platform: Platform, bat
     wait_until(lambda: steps.write_back(platform).written)
     [closed] = steps.close_all(platform)
     assert (closed.audit_history_id, closed.failed) == (batch, 3)
+
+
+@on_postgresql
+def test_a_platform_without_an_index_of_what_is_queued_is_not_searched(platform: Platform, organization: int) -> None:
+    platform.transactions(organization, 3)
+    platform.execute("DROP INDEX idx_transactions_ai_audit_status, idx_transactions_organization_ai_audit")
+    report = look(platform)
+    assert (report.orphans.count, report.orphans.complete, report.status) == (0, False, Status.OK)
 
 
 @on_postgresql

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from tests.support import steps
 from tests.support.platforms import Platform
 
 ROOT = Path(__file__).parents[2]
+#: how the command is called here, and so what it prints
+CALLED = f"{sys.executable} -m gepp_audit"
 
 
 @pytest.fixture
@@ -92,7 +95,10 @@ def block(platform: Platform) -> None:
 def test_nothing_stuck_is_ok_and_exit_0(platform: Platform) -> None:
     done = stuck(platform)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "OK - no batch is open for more than 1 h (0 batches open in all) | stuck=0 oldest=0s\n"
+    assert done.stdout == (
+        "OK - no batch is open for more than 1 h (0 batches open in all) | "
+        "stuck=0;0;;0 oldest=0s;;;0 open=0;;;0 orphans=0;0;;0 rivals=0;0;;0\n"
+    )
 
 
 def test_a_young_batch_is_not_stuck(platform: Platform, batch: int) -> None:
@@ -103,9 +109,9 @@ def test_no_run_is_critical_and_exit_2_with_the_next_command_to_type(platform: P
     done = stuck(platform, "--older-than", "0s")
     first, *_ = done.stdout.splitlines()
     assert done.returncode == 2
-    assert re.fullmatch(r"CRITICAL - 1 batch is open: 1 no_run \| stuck=1 oldest=\d+s", first)
+    assert re.fullmatch(r"CRITICAL - 1 batch is open: 1 no_run \| stuck=1;0;;0 oldest=\d+s;;;0 open=1;;;0 .*", first)
     assert f"Batch {batch}: No run of gepp-audit has ever reported" in done.stdout
-    assert 'run "gepp-audit process-queue" once by hand.' in done.stdout
+    assert f'→ Run "{CALLED} process-queue" once by hand;' in done.stdout
 
 
 def test_a_batch_that_waits_for_another_attempt_is_a_warning_and_exit_1(platform: Platform, batch: int) -> None:
@@ -150,12 +156,48 @@ def test_metrics_are_prometheus_text_with_every_cause(platform: Platform, batch:
     ) in lines
 
 
+def test_metrics_in_a_file_replace_it_whole_and_print_nothing(platform: Platform, batch: int, tmp_path: Path) -> None:
+    block(platform)
+    file = tmp_path / "stuck.prom"
+    file.write_text("what stood there\n", encoding="utf-8")
+    before = file.stat().st_ino
+    done = stuck(platform, "--older-than", "0s", "--format", "prometheus", "--output", str(file))
+    printed = stuck(platform, "--older-than", "0s", "--format", "prometheus").stdout
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    assert file.stat().st_ino != before
+    assert re.sub(r" \d+\n", " n\n", file.read_text(encoding="utf-8")) == re.sub(r" \d+\n", " n\n", printed)
+    assert [path.name for path in tmp_path.glob("*prom*")] == ["stuck.prom"]
+
+
+def test_metrics_that_cannot_be_written_are_unknown_and_say_where(platform: Platform, tmp_path: Path) -> None:
+    done = stuck(platform, "--format", "prometheus", "--output", str(tmp_path / "missing" / "stuck.prom"))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "the metrics cannot be written to" in done.stderr
+    assert "No such file or directory" in done.stderr
+
+
+def test_a_file_of_metrics_says_that_the_database_is_gone(tmp_path: Path) -> None:
+    nowhere, file = Platform(f"sqlite:///{tmp_path / 'missing.db'}", "embedded"), tmp_path / "stuck.prom"
+    done = stuck(nowhere, "--format", "prometheus", "--output", str(file))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "gepp_audit_stuck_status 3" in file.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_metric_of_what_clears_by_itself_says_when(platform: Platform, batch: int) -> None:
+    platform.database.write(lambda connection: runs.tick(connection, liveness.identify("worker-1")))
+    platform.database.write(lambda connection: limits.throttle(connection, 600.0))
+    done = stuck(platform, str(batch), "--format", "prometheus")
+    [when] = [line for line in done.stdout.splitlines() if line.startswith("gepp_audit_stuck_batch_clears_timestamp")]
+    assert 'cause="retrying",reason="rate_limited"' in when
+    assert abs(int(when.rpartition(" ")[2]) - time.time() - 600) < 120
+
+
 def test_batches_that_are_told_the_same_are_told_together(platform: Platform, batch: int) -> None:
     block(platform)
     other = platform.batch(1, platform.transactions(1, 1))
     done = stuck(platform, "--older-than", "0s")
     assert f"Batches {batch} and {other}: The provider refuses every call" in done.stdout
-    assert f'"gepp-audit stuck --requeue {batch} {other} --yes && gepp-audit process-queue"' in done.stdout
+    assert f'"{CALLED} stuck --requeue {batch} {other} --yes && {CALLED} process-queue"' in done.stdout
 
 
 def test_a_named_batch_that_has_ended_is_said_to_be_no_trouble(platform: Platform) -> None:
@@ -180,6 +222,7 @@ def test_a_named_batch_that_has_ended_is_said_to_be_no_trouble(platform: Platfor
         ["--fail", "--yes"],
         ["--yes", "1"],
         ["--fail", "--format", "prometheus", "--yes", "1"],
+        ["--output", "stuck.prom"],
         ["424242"],
     ],
     ids=" ".join,

@@ -558,7 +558,8 @@ def test_any_facts_have_one_cause_with_a_sentence_and_a_fix(batch: BatchFacts, q
 
 @given(_batches, _queues)
 def test_a_block_outranks_everything_while_something_is_left_to_ask(batch: BatchFacts, queue: QueueFacts) -> None:
-    blocked = replace(queue, gates={**queue.gates, "global": BLOCK})
+    begun = tuple(run for run in queue.runs if run.outcome != "refused")
+    blocked = replace(queue, gates={**queue.gates, "global": BLOCK}, runs=begun)
     wanted = replace(batch, ready=batch.ready + 1, wanted=True, settled_elsewhere=False)
     assert diagnose(wanted, blocked, NOW).cause == Cause.BLOCKED
 

@@ -84,19 +84,19 @@ def run(command: Sequence[str], environment: dict[str, str]) -> Measured:
 
 @contextmanager
 def sampled_memory(pid: int) -> Iterator[list[float]]:
-    """While in the block: what the process and those it started hold together, in MB, several times a second.
+    """While in the block: what the process and those it started hold together, in MB, three times a second.
 
-    Resident memory, so pages that they share count once for each.
+    A page that several processes share counts in equal parts (PSS) where the system tells it, else once for each.
     """
     samples: list[float] = []
     over = threading.Event()
 
     def sample() -> None:
-        while not over.wait(0.2):
+        while not over.wait(0.3):
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
                 family = [process, *process.children(recursive=True)]
-                samples.append(sum(member.memory_info().rss for member in family) / 2**20)
+                samples.append(sum(own_memory(member) for member in family) / 2**20)
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -105,6 +105,12 @@ def sampled_memory(pid: int) -> Iterator[list[float]]:
     finally:
         over.set()
         sampler.join()
+
+
+def own_memory(process: psutil.Process) -> int:
+    """Bytes in memory that are this process's."""
+    told = process.memory_full_info()
+    return int(getattr(told, "pss", told.rss))
 
 
 def environment_for(database: BenchDatabase, url: str = "") -> dict[str, str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.outputs import new_output_file
-from tests.support.processes import Process, start_process
+from tests.support.processes import PROGRAM, Finished, Process, Programs, start_process
 from tests.support.waiting import wait_until
 
 PATH: Final = "/usr/bin:/bin"
@@ -119,6 +119,16 @@ def running_cron(folder: Path, line: str) -> Iterator[Cron]:
     finally:
         process.kill()
         wait_until(lambda: len(_lines(folder / "started")) == len(cron.exit_codes), 60, what="the end of cron's jobs")
+
+
+def under_cron(programs: Programs, *args: str, **environ: str) -> Finished:
+    """Run the program once as a job of cron: below a process of that name, which is all that tells."""
+    named = programs.home / "cron"
+    if not named.exists():
+        named.symlink_to("/bin/sh")
+    # the shell stays above the program, since it has something left to do
+    command: list[str | Path] = [named, "-c", '"$@"; exit $?', "cron", *PROGRAM, *args]
+    return programs.start_command(command, environ=environ).wait()
 
 
 def _command(folder: Path, line: str) -> list[str]:

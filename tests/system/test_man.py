@@ -42,6 +42,8 @@ def test_the_page_is_plain_ascii_with_lines_of_a_readable_length(programs: Progr
     lines = programs.run("man").stdout.splitlines()
     assert all(line.isascii() for line in lines)
     assert max(map(len, lines)) < 200
+    # else a reader that knows typography shows another character, which cannot be typed or searched for
+    assert not [line for line in lines if re.search(r"(?<!\\)-", line)]
 
 
 def commands(above: click.Context) -> Iterator[click.Context]:

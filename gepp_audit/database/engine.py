@@ -314,7 +314,7 @@ def operator_error(error: DBAPIError, database: str) -> OperatorError:
     if state == "42501":
         return OperatorError(
             f"the database {database} refuses a right that gepp-audit needs (SQLSTATE 42501).",
-            fix="Grant what the README lists under “Rights”.",
+            fix='Run "gepp-audit doctor": it names what is missing and prints the GRANT for it.',
             code="database_rights",
         )
     if state in ("42P01", "42703"):

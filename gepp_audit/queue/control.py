@@ -157,7 +157,7 @@ def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:
             exit_code=2,
         )
     wrong = [_option(name) for name, value in given.items() if not 0 < value <= _LARGEST[name]]
-    if isinstance(given.get("cost_per_day"), Decimal):
+    if isinstance(given.get("cost_per_day"), Decimal) and not wrong:  # what is absurdly large cannot be rounded
         given["cost_per_day"] = given["cost_per_day"].quantize(_CENT, rounding=ROUND_DOWN)
         wrong += ["--cost-per-day"] if not given["cost_per_day"] and "--cost-per-day" not in wrong else []
     if wrong:

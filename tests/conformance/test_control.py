@@ -127,3 +127,9 @@ def test_stuck_says_paused_and_throttled_of_an_organization_alone(platform: Plat
     batches = [each.batch.audit_history_id for each in stuck(platform.database)]
     assert requeue(platform.database, batches, None).gate_hastened
     assert stuck(platform.database)[1].diagnosis.cause != "retrying"
+
+
+def test_a_limit_of_money_that_cannot_be_written_is_refused_in_words(platform: Platform) -> None:
+    with pytest.raises(OperatorError, match="absurdly large") as raised:
+        control.set_limits(platform.database, None, {"cost_per_day": Decimal("1e400")})
+    assert raised.value.exit_code == 2

@@ -464,6 +464,13 @@ def test_a_run_that_an_error_ended_is_told_with_what_it_said() -> None:
     assert (found.cause, found.reason) == (Cause.RUN_DIED, "database_error")
     assert "was ended by an error" in found.explanation
     assert "It said: the database refused a statement." in found.explanation
+    assert "killed" not in found.fix
+
+
+def test_a_run_that_an_error_ended_hands_on_what_mends_it() -> None:
+    error = RunError(code="database_rights", message="a right is missing", fix='Run "gepp-audit doctor".')
+    found = diagnosed(a_batch(), a_queue(runs=(ended_run(1, outcome="failed", error=error),)))
+    assert found.fix.startswith('Run "gepp-audit doctor". Then run "gepp-audit process-queue" on ')
 
 
 # -- whatever the facts ------------------------------------------------------------------------------------------------

@@ -41,9 +41,16 @@ def run_died(case: Case) -> Diagnosis | None:
         reason=None if case.died(last) or last.error is None else last.error.code,
         explanation=f"{capital(told)}; it last reported {ago(last.reported_at, case.now)}, and nothing of this batch "
         f"was settled since.{error}{touched}",
-        fix=f'Run "gepp-audit -v process-queue" on {last.identity.host} and watch how it ends; the system\'s log tells '
-        "whether it was killed (for lack of memory, say).",
+        fix=_way_out(last, died=case.died(last)),
     )
+
+
+def _way_out(last: RunFacts, *, died: bool) -> str:
+    """What mends the end of the last run: its own advice, where it was told one."""
+    if not died and last.error is not None and last.error.fix:
+        return f"{sentence(last.error.fix)} Then run {RUN_NOW} on {last.identity.host}."
+    watch = f'Run "gepp-audit -v process-queue" on {last.identity.host} and watch how it ends'
+    return f"{watch}; the system's log tells whether it was killed (for lack of memory, say)." if died else f"{watch}."
 
 
 def _ended_badly(case: Case, run: RunFacts) -> bool:

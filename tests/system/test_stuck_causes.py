@@ -140,7 +140,7 @@ def test_a_missing_key(queue: SampleQueue, programs: Programs) -> None:
 def test_retrying(queue: SampleQueue, programs: Programs, simulator: Simulator) -> None:
     simulator.scenario({"rules": [{"match": {}, "do": "server_error"}]})
     batch = queue.queue(FEW)
-    programs.run("process-queue", "--max-seconds", "1", GEPP_AUDIT_BACKOFF_SECONDS="3000")
+    programs.run("process-queue", "--max-seconds", "20", GEPP_AUDIT_BACKOFF_SECONDS="3000")
     entry = stuck(programs, batch)
     assert called(entry) == ("retrying", "server_error")
     assert "had a failed call and will be asked again. The next one is due at" in entry["explanation"]

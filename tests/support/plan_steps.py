@@ -346,8 +346,7 @@ def the_next_moment_is_looked_for(scene: Scene) -> None:
     assert items.next_due(scene.connection) is not None
 
 
-# the planner may look up the batches of all suspects and sort them: 340 pages for the 50 of this queue
-@_step(pages=400, work=5_000)
+@_step(pages=300, work=5_000)
 def a_suspect_is_claimed(scene: Scene) -> None:
     moment = now(scene.connection)
     assert items.next_suspect(scene.connection, moment) is not None

@@ -49,8 +49,8 @@ from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import CallOutcome, Claim, ErrorCode, ItemState
 
 __all__ = [
-    "SUSPECT_AFTER", "CallTerms", "OpenBatch", "Reservation", "claim", "claim_probe", "claim_suspect", "count_open",
-    "expire", "in_flight", "next_due", "next_suspect", "open_batches", "release_unknown",
+    "SUSPECT_AFTER", "CallTerms", "OpenBatch", "Reservation", "Suspect", "claim", "claim_probe", "claim_suspect",
+    "count_open", "expire", "in_flight", "next_due", "next_suspect", "open_batches", "release_unknown",
 ]  # fmt: skip
 
 #: at this many crashes it is parked
@@ -226,20 +226,28 @@ def _insert_next(parts: int) -> ReturningInsert[Any]:
     return insert_calls(union_all(*(select(part) for part in nexts)))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suspect:
+    """An item that crashed runs before."""
+
+    batch: OpenBatch
+    transaction_id: int
+
+
 def claim_suspect(
     connection: Connection,
+    suspect: Suspect,
     terms: CallTerms,
     moment: datetime,
-    organizations: Sequence[int] = (),
-    only: Collection[int] | None = None,
-    *,
     reservation: Reservation | None = None,
 ) -> list[Claim]:
-    """Claim one item that crashed runs before, to be asked with no other call of this run under way; or none.
-
-    `only`: of these batches; None: of any.
-    """
-    chosen = _suspect(connection, picked(0), organizations, only, ())
+    """Claim what `next_suspect` found, to be asked with no other call of this run under way."""
+    chosen = picked(0).where(
+        items.c.audit_history_id == suspect.batch.audit_history_id,
+        items.c.transaction_id == suspect.transaction_id,
+        IS_SUSPECT,
+        items.c.available_at <= MOMENT,
+    )
     return dispatch(connection, insert_calls(chosen), reserved(reservation), terms, moment)
 
 
@@ -249,29 +257,15 @@ def next_suspect(
     organizations: Sequence[int] = (),
     only: Collection[int] | None = None,
     without: Collection[int] = (),
-) -> OpenBatch | None:
-    """The batch of the suspect whose turn it is, of none of the organizations `without`; None: there is no suspect."""
+) -> Suspect | None:
+    """The suspect whose turn it is, of none of the organizations `without`, and `only` of these batches (None: of any);
+    None: there is none.
+    """
     columns = (batches.c.audit_history_id, batches.c.organization_id, batches.c.started_at, batches.c.prompt_tokens)
-    statement = _suspect(connection, select(*columns), organizations, only, without)
-    row = connection.execute(statement, {"claim_moment": moment}).one_or_none()
-    return None if row is None else OpenBatch(**row._mapping, ready=1)
-
-
-def _suspect(
-    connection: Connection,
-    chosen: Select[Any],
-    organizations: Sequence[int],
-    only: Collection[int] | None,
-    without: Collection[int],
-) -> Select[Any]:
     statement = (
-        chosen.select_from(items)
+        select(items.c.transaction_id, *columns)
         .join(batches, batches.c.audit_history_id == items.c.audit_history_id)
-        .where(
-            batches.c.closed_at.is_(None),
-            IS_SUSPECT,
-            items.c.available_at <= MOMENT,
-        )
+        .where(batches.c.closed_at.is_(None), IS_SUSPECT, items.c.available_at <= MOMENT)
         .order_by(items.c.available_at)
         .limit(1)
     )
@@ -281,7 +275,11 @@ def _suspect(
         statement = statement.where(among(connection, items.c.audit_history_id, only))
     if without:
         statement = statement.where(not_(among(connection, items.c.organization_id, without)))
-    return statement
+    row = connection.execute(statement, {"claim_moment": moment}).one_or_none()
+    if row is None:
+        return None
+    found = dict(row._mapping)
+    return Suspect(transaction_id=found.pop("transaction_id"), batch=OpenBatch(**found, ready=1))
 
 
 def claim_probe(

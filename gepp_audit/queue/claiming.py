@@ -166,21 +166,14 @@ class Claimer:
         """Claim the next suspect of an organization that the limits do not hold back; returns how they stand, too."""
         held = dict(standing.holds)
         while (
-            waits := items.next_suspect(connection, standing.moment, self.organizations, self._only(), held)
+            suspect := items.next_suspect(connection, standing.moment, self.organizations, self._only(), held)
         ) is not None:
-            needs = {waits.audit_history_id: self._reservation(waits)}
-            own = look(connection, gate, standing.moment, [waits], needs)
+            need = self._reservation(suspect.batch)
+            own = look(connection, gate, standing.moment, [suspect.batch], {suspect.batch.audit_history_id: need})
             if own.holds:
                 held |= own.holds
                 continue
-            claims = items.claim_suspect(
-                connection,
-                self.terms,
-                standing.moment,
-                self.organizations,
-                needs,
-                reservation=needs[waits.audit_history_id],
-            )
+            claims = items.claim_suspect(connection, suspect, self.terms, standing.moment, need)
             return claims, own if claims else standing
         return [], replace(standing, holds=held)
 

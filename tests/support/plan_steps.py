@@ -349,8 +349,9 @@ def the_next_moment_is_looked_for(scene: Scene) -> None:
 @_step(pages=300, work=5_000)
 def a_suspect_is_claimed(scene: Scene) -> None:
     moment = now(scene.connection)
-    assert items.next_suspect(scene.connection, moment) is not None
-    assert len(items.claim_suspect(scene.connection, scene.claimer.terms, moment)) == 1
+    found = items.next_suspect(scene.connection, moment)
+    assert found is not None
+    assert len(items.claim_suspect(scene.connection, found, scene.claimer.terms, moment)) == 1
 
 
 # -- what people ask ---------------------------------------------------------------------------------------------------

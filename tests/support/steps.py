@@ -57,7 +57,8 @@ def claim_suspect(platform: Platform) -> list[Claim]:
     def work(connection: Any) -> list[Claim]:
         _, moment = limits.lock(connection)
         items.expire(connection, moment)
-        return items.claim_suspect(connection, terms, moment)
+        found = items.next_suspect(connection, moment)
+        return [] if found is None else items.claim_suspect(connection, found, terms, moment)
 
     return platform.database.write(work)
 

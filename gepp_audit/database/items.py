@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
@@ -25,6 +25,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     case,
+    exists,
     func,
     literal,
     not_,
@@ -43,16 +44,19 @@ from gepp_audit.database.dispatching import (
     picked,
     reserved,
 )
+from gepp_audit.database.engine import opened_at
 from gepp_audit.database.rows import Rows, among, kept
 from gepp_audit.database.tables import IS_CALLING, IS_READY, IS_SUSPECT, SUSPECT_AFTER, batches, calls, items
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import CallOutcome, Claim, ErrorCode, ItemState
 
 __all__ = [
-    "SUSPECT_AFTER", "CallTerms", "OpenBatch", "Reservation", "Suspect", "claim", "claim_probe", "claim_suspect",
-    "count_open", "expire", "in_flight", "next_due", "next_suspect", "open_batches", "release_unknown",
+    "LEASE_SECONDS", "SUSPECT_AFTER", "CallTerms", "OpenBatch", "Reservation", "Suspect", "claim", "claim_probe",
+    "claim_suspect", "count_open", "expire", "in_flight", "next_due", "next_suspect", "open_batches", "release_unknown",
 ]  # fmt: skip
 
+#: the whole lease of a call by the default settings
+LEASE_SECONDS: Final = 90.0
 #: at this many crashes it is parked
 PARKED_AT: Final = 3
 PARKED_MESSAGE: Final = "Three runs died while they worked on this transaction; it is not asked again by itself."
@@ -180,14 +184,29 @@ def count_open(connection: Connection, organizations: Sequence[int] = ()) -> int
     return int(connection.execute(waiting).scalar_one() or 0) + int(connection.execute(asked).scalar_one())
 
 
-def in_flight(connection: Connection) -> dict[int, int]:
-    """How many calls are under way over all hosts, by organization."""
-    return {row[0]: row[1] for row in connection.execute(_in_flight(connection))}
+def in_flight(connection: Connection, lease_seconds: float = LEASE_SECONDS) -> dict[int, int]:
+    """How many calls are under way over all hosts, by organization.
+
+    A call whose item was taken from it (its batch was withdrawn or given up) is still under way at the provider: it
+    counts until its end is noted, or until it is older than `lease_seconds`, when it cannot be under way any more.
+    """
+    since = opened_at(connection) - timedelta(seconds=lease_seconds)
+    return {row[0]: row[1] for row in connection.execute(_in_flight(connection), {"flight_since": since})}
 
 
 @kept
 def _in_flight(_connection: Connection) -> Select[Any]:
-    return select(items.c.organization_id, func.count()).where(IS_CALLING).group_by(items.c.organization_id)
+    own_item = exists().where(
+        items.c.audit_history_id == calls.c.audit_history_id,
+        items.c.transaction_id == calls.c.transaction_id,
+        items.c.call_id == calls.c.id,
+        IS_CALLING,
+    )
+    orphaned = select(calls.c.organization_id).where(
+        calls.c.outcome.is_(None), calls.c.dispatched_at > bindparam("flight_since", type_=UtcDateTime()), ~own_item
+    )
+    both = union_all(select(items.c.organization_id).where(IS_CALLING), orphaned).subquery("under_way")
+    return select(both.c.organization_id, func.count()).group_by(both.c.organization_id)
 
 
 _NO_RESERVATIONS: Final[Mapping[int, Reservation]] = {}

@@ -8,7 +8,7 @@ is kept by `Claimer.note` after the commit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -117,7 +117,7 @@ class Claimer:
         found = items.open_batches(connection, moment, slots, self.organizations)
         self._look_back(connection, overall=bool(gate.caps_at(moment)))
         needs = {batch.audit_history_id: self._reservation(batch) for batch in found}
-        standing = look(connection, gate, moment, found, needs)
+        standing = self._look(connection, gate, moment, found, needs)
         claims = self._choose(connection, found, standing, slots, probe=probe)
         suspect = False
         if not claims and nothing_under_way:
@@ -169,13 +169,24 @@ class Claimer:
             suspect := items.next_suspect(connection, standing.moment, self.organizations, self._only(), held)
         ) is not None:
             need = self._reservation(suspect.batch)
-            own = look(connection, gate, standing.moment, [suspect.batch], {suspect.batch.audit_history_id: need})
+            needs = {suspect.batch.audit_history_id: need}
+            own = self._look(connection, gate, standing.moment, [suspect.batch], needs)
             if own.holds:
                 held |= own.holds
                 continue
             claims = items.claim_suspect(connection, suspect, self.terms, standing.moment, need)
             return claims, own if claims else standing
         return [], replace(standing, holds=held)
+
+    def _look(
+        self,
+        connection: Connection,
+        gate: Gate,
+        moment: datetime,
+        found: Sequence[OpenBatch],
+        needs: Mapping[int, Reservation],
+    ) -> Standing:
+        return look(connection, gate, moment, found, needs, lease_seconds=self.terms.lease_seconds)
 
     def _look_back(self, connection: Connection, *, overall: bool) -> None:
         """Look at the newest calls over all hosts: at each claim where few may leave in all, since another run may have

@@ -115,17 +115,19 @@ def look(
     needs: Mapping[int, Reservation],
     *,
     write: bool = True,
+    lease_seconds: float = items.LEASE_SECONDS,
 ) -> Standing:
     """How the limits stand for the organizations of `batches`, which have something to claim, oldest first.
 
     `needs`: what a call of each batch reserves. `write`: see `spending.today`.
+    `lease_seconds`: how long a call may be under way.
     """
     scopes = limits.of_organizations(connection)
     present = list(dict.fromkeys(batch.organization_id for batch in batches))
     caps: dict[int | None, Caps] = {None: gate.caps_at(moment)}
     caps |= {id_: scopes[id_].caps for id_ in present if id_ in scopes}
     caps = {scope: one for scope, one in caps.items() if one}
-    in_flight = items.in_flight(connection) if caps or len(present) > 1 else {}
+    in_flight = items.in_flight(connection, lease_seconds) if caps or len(present) > 1 else {}
     uses = windows.use(connection, moment, caps, in_flight, write=write) if caps else {}
     first: dict[int, Reservation] = {}
     for batch in batches:

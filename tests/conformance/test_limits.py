@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from gepp_audit.database import limits, spending, windows
+from gepp_audit.database import limits, mending, spending, windows
 from gepp_audit.database.engine import now
 from gepp_audit.model import CallOutcome, ErrorCode, ItemState, Pace
 from gepp_audit.queue.holding import Limit
@@ -83,6 +83,26 @@ def test_calls_under_way_are_counted_over_all_runs_and_make_room_when_they_are_a
     assert (held.claims, held.held and held.held.limit, held.seconds_to_due) == ([], Limit.CONCURRENCY, None)
     answer(platform, [one for one in claims if one.organization_id == second][:2])
     assert by_organization(turn(platform, claimer("run-2"), 9).claims) == {second: 2}
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "given up"])
+def test_a_call_whose_batch_was_taken_from_it_is_under_way_until_it_ends(platform: Platform, ending: str) -> None:
+    [one] = organizations(platform, 2)
+    set_caps(platform, one, concurrency=2)
+    claims = turn(platform, claimer("run-1"), 9).claims
+    [batch] = {claim.audit_history_id for claim in claims}
+    if ending == "cancelled":
+        platform.execute("UPDATE transaction_audit_history SET status = 'cancelled', deleted_date = started_at")
+        steps.reconcile(platform)
+    else:
+        platform.database.write(lambda connection: mending.give_up(connection, batch))
+    limited.queue(platform, one, 9)
+    held = turn(platform, claimer("run-2"), 9)
+    assert (held.claims, held.held and held.held.limit) == ([], Limit.CONCURRENCY)
+    answer(platform, claims[:1])
+    assert len(turn(platform, claimer("run-2"), 9).claims) == 1
+    let_pass(platform, 91)  # nobody answers a call that is older than its lease
+    assert len(turn(platform, claimer("run-3"), 9).claims) == 1
 
 
 def test_tokens_of_a_minute_are_reserved_and_corrected_by_the_answer(platform: Platform) -> None:

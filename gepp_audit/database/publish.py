@@ -67,14 +67,23 @@ class Published:
     locked: list[int] = field(default_factory=list)
 
 
+#: an item: its batch and its transaction
+Key = tuple[int, int]
+
+
 def publish(
-    connection: Connection, platform: Platform, digest: Callable[[Transaction], str], *, most: int = 500
+    connection: Connection,
+    platform: Platform,
+    digest: Callable[[Transaction], str],
+    *,
+    most: int = 500,
+    only: Key | None = None,
 ) -> Published:
-    """Write back up to `most` settled items of any run. `digest`: what a call was shown of a transaction, as it stands
-    now.
+    """Write back up to `most` settled items of any run, or `only` this one. `digest`: what a call was shown of a
+    transaction, as it stands now.
     """
     result = Published()
-    waiting = _lock_unpublished(connection, most)
+    waiting = _lock_unpublished(connection, most, only)
     if not waiting:
         return result
     moment = now(connection)
@@ -99,8 +108,10 @@ _STILL_OPEN: Final = exists().where(
 )
 
 
-def _lock_unpublished(connection: Connection, most: int) -> Sequence[Row[Any]]:
+def _lock_unpublished(connection: Connection, most: int, only: Key | None = None) -> Sequence[Row[Any]]:
     due = and_(IS_UNPUBLISHED, items.c.available_at <= now(connection), _STILL_OPEN)
+    if only is not None:
+        due = and_(due, items.c.audit_history_id == only[0], items.c.transaction_id == only[1])
     some = select(items.c.audit_history_id).where(due).limit(most).subquery()
     ours = (
         connection.execute(
@@ -130,14 +141,23 @@ def _lock_unpublished(connection: Connection, most: int) -> Sequence[Row[Any]]:
     ).all()
 
 
-def give_up_first(connection: Connection) -> int | None:
-    """Fail the first settled item, whose transaction the platform refuses to have written; returns its transaction.
+def first_waiting(connection: Connection) -> Key | None:
+    """The item that a slice of one would write back; None: nothing waits."""
+    due = and_(IS_UNPUBLISHED, items.c.available_at <= now(connection), _STILL_OPEN)
+    keys = select(items.c.audit_history_id, items.c.transaction_id).where(due)
+    row = connection.execute(keys.order_by(items.c.audit_history_id, items.c.transaction_id).limit(1)).one_or_none()
+    return None if row is None else (row.audit_history_id, row.transaction_id)
 
-    Its verdict, paid for, goes to the ledger. None: nothing waits any more.
+
+def give_up(connection: Connection, only: Key) -> bool:
+    """Fail this settled item, whose transaction the platform refuses to have written. False: it does not wait any more,
+    or is held: nothing was changed, so that a repeated giving up hits no other one.
+
+    Its verdict, paid for, goes to the ledger.
     """
-    waiting = _lock_unpublished(connection, 1)
+    waiting = _lock_unpublished(connection, 1, only)
     if not waiting:
-        return None
+        return False
     [item] = waiting
     if item.verdict is not None:
         connection.execute(update(calls).where(calls.c.id == item.call_id).values(verdict=item.verdict))
@@ -153,7 +173,7 @@ def give_up_first(connection: Connection) -> int | None:
             published_at=now(connection),
         )
     )
-    return int(item.transaction_id)
+    return True
 
 
 def _sort(

@@ -51,13 +51,17 @@ def _publish(database: Database, platform: Platform, summary: Summary, most: int
     return done
 
 
-def _publish_at_most(database: Database, platform: Platform, most: int) -> publish.Published:
-    """Publish a slice. What the platform keeps locked is left for the next time; a row that it refuses (a constraint, a
-    trigger) is found by halving, marked as failed, and keeps nothing else away.
+def _publish_at_most(
+    database: Database, platform: Platform, most: int, only: publish.Key | None = None
+) -> publish.Published:
+    """Publish a slice, or `only` this item. What the platform keeps locked is left for the next time; a row that it
+    refuses (a constraint, a trigger) is found by halving, marked as failed, and keeps nothing else away.
+
+    It is given up by its name: which item is the first may change at any moment.
     """
     try:
         return database.write(
-            lambda connection: publish.publish(connection, platform, input_digest, most=most),
+            lambda connection: publish.publish(connection, platform, input_digest, most=most, only=only),
             lock_patience=_LOCK_PATIENCE,
         )
     except OperatorError as error:
@@ -67,11 +71,19 @@ def _publish_at_most(database: Database, platform: Platform, most: int) -> publi
             return publish.Published()
         if state is None or not state.startswith(REFUSED_CLASSES):
             raise
-        if most > 1:
-            return _publish_at_most(database, platform, max(most // 2, 1))
-        given_up = database.write(publish.give_up_first)
-        logs.error("transaction_not_writable", transaction_id=given_up, sqlstate=state)
-        return publish.Published(written={} if given_up is None else {given_up: ItemState.FAILED.value})
+        if only is not None:
+            return _give_up(database, only, state)
+    if most > 1:
+        return _publish_at_most(database, platform, most // 2)
+    first = database.read(publish.first_waiting)
+    return publish.Published() if first is None else _publish_at_most(database, platform, 1, first)
+
+
+def _give_up(database: Database, item: publish.Key, state: str) -> publish.Published:
+    if not database.write(lambda connection: publish.give_up(connection, item)):
+        return publish.Published()
+    logs.error("transaction_not_writable", transaction_id=item[1], sqlstate=state)
+    return publish.Published(written={item[1]: ItemState.FAILED.value})
 
 
 def _count(summary: Summary, status: str) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import create_engine, text
 
+from gepp_audit.database import publish
 from gepp_audit.database.engine import parse_url
 from gepp_audit.database.platform import detect
 from gepp_audit.model import Claim, ErrorCode
@@ -268,6 +269,22 @@ def test_a_row_that_the_platform_refuses_keeps_no_other_away(platform: Platform,
     assert (row["state"], row["error_code"]) == ("failed", "not_writable")
     call = platform.one("SELECT verdict FROM gepp_audit_calls WHERE transaction_id = :id", id=refused)
     assert call["verdict"]["status"] == "approved"
+
+
+def test_giving_up_what_cannot_be_written_hits_no_other_item_whatever_happens_meanwhile(
+    platform: Platform, organization: int
+) -> None:
+    _, claims = claimed_batch(platform, organization, 3)
+    earlier, *later = [steps.verdict(platform, one) for one in claims]
+    steps.settle_all(platform, later)
+    refused = platform.database.read(publish.first_waiting)
+    assert refused == (claims[1].audit_history_id, claims[1].transaction_id)
+    steps.settle_all(platform, [earlier])  # by another host: now this is the first one
+    # the reply to the first commit was lost, so it is done again
+    tries = [platform.database.write(lambda connection: publish.give_up(connection, refused)) for _ in range(2)]
+    assert tries == [True, False]
+    written = steps.write_back(platform).written
+    assert written == {earlier.transaction_id: "approved", later[1].transaction_id: "approved"}
 
 
 def test_a_verdict_outdates_an_earlier_failure(platform: Platform, organization: int) -> None:

@@ -239,6 +239,8 @@ def _insert_next(parts: int) -> ReturningInsert[Any]:
         .where(*_claimable(bindparam(f"claim_batch_{i}", type_=BigInteger())), items.c.crashes < SUSPECT_AFTER)
         .order_by(items.c.available_at, items.c.crashes, items.c.transaction_id)
         .limit(bindparam(f"claim_n_{i}", type_=Integer()))
+        # what a late answer, a withdrawal or an operator holds at this moment keeps nobody waiting for the mutex
+        .with_for_update(skip_locked=True)
         .subquery()
         for i in range(parts)
     ]
@@ -261,11 +263,15 @@ def claim_suspect(
     reservation: Reservation | None = None,
 ) -> list[Claim]:
     """Claim what `next_suspect` found, to be asked with no other call of this run under way."""
-    chosen = picked(0).where(
-        items.c.audit_history_id == suspect.batch.audit_history_id,
-        items.c.transaction_id == suspect.transaction_id,
-        IS_SUSPECT,
-        items.c.available_at <= MOMENT,
+    chosen = (
+        picked(0)
+        .where(
+            items.c.audit_history_id == suspect.batch.audit_history_id,
+            items.c.transaction_id == suspect.transaction_id,
+            IS_SUSPECT,
+            items.c.available_at <= MOMENT,
+        )
+        .with_for_update(skip_locked=True)
     )
     return dispatch(connection, insert_calls(chosen), reserved(reservation), terms, moment)
 
@@ -322,6 +328,7 @@ def claim_probe(
         )
         .order_by(refused, items.c.available_at, items.c.audit_history_id, items.c.transaction_id)
         .limit(1)
+        .with_for_update(skip_locked=True)
     )
     return dispatch(connection, insert_calls(statement), reserved(reservation), terms, moment)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from gepp_audit.database.engine import now
 from gepp_audit.database.items import next_due, release_unknown
@@ -181,3 +182,20 @@ def test_claims_whose_commit_was_not_heard_of_are_let_go(platform: Platform, ids
     assert platform.database.write(lambda connection: release_unknown(connection, "run-1", calls)) == 2
     assert {one.transaction_id for one in steps.claim(platform, 2)} == {one.transaction_id for one in lost}
     assert {item(platform, one.transaction_id)["crashes"] for one in lost} == {0}
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+def test_items_that_somebody_holds_keep_no_claim_waiting(platform: Platform) -> None:
+    # on SQLite there is one writer at a time, so nobody holds anything beside a claim
+    organization = platform.organization()
+    platform.rule()
+    batches = [platform.batch(organization, platform.transactions(organization, 2)) for _ in range(2)]
+    steps.take_up(platform)
+    platform.database.patience = 0.0
+    with platform.database.engine.connect() as somebody:
+        somebody.execute(
+            text("UPDATE gepp_audit_items SET error = NULL WHERE audit_history_id = :id"), {"id": batches[0]}
+        )
+        claims = steps.claim(platform, 4)
+        somebody.rollback()
+    assert {claim.audit_history_id for claim in claims} == {batches[1]}

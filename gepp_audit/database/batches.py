@@ -16,7 +16,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Integer,
     Text,
     case,
     cast,
@@ -37,6 +36,7 @@ from gepp_audit.audit.prompt import compile_rules, prompt_tokens
 from gepp_audit.audit.rules import from_snapshot, rules_digest, to_snapshot
 from gepp_audit.database.engine import now
 from gepp_audit.database.failure_memory import refuse_unchanged
+from gepp_audit.database.listing import listed_ids
 from gepp_audit.database.platform import Platform, load_rules
 from gepp_audit.database.platform_tables import IN_PROGRESS, transactions
 from gepp_audit.database.platform_tables import transaction_audit_history as history
@@ -176,17 +176,6 @@ def fan_out(
         refused=refused,
         error=error,
     )
-
-
-def listed_ids(connection: Connection, audit_history_id: int) -> Any:
-    """The distinct ids that the platform's row lists, as a derived table."""
-    row = history.c.id == audit_history_id
-    if connection.dialect.name == "postgresql":
-        listed = select(cast(func.unnest(history.c.transactions), BigInteger).label("id")).where(row).distinct()
-    else:
-        each = func.json_each(history.c.transactions).table_valued("value", joins_implicitly=True)
-        listed = select(cast(each.c.value, Integer).label("id")).select_from(history, each).where(row).distinct()
-    return listed.subquery("listed")
 
 
 def fate(platform: Platform, batch: Any) -> ColumnElement[str | None]:

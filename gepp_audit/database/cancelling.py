@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Text, and_, cast, exists, func, literal, sele
 
 from gepp_audit.database import batches as queue_batches
 from gepp_audit.database.engine import now
+from gepp_audit.database.listing import listed_ids
 from gepp_audit.database.platform import Platform, untouched
 from gepp_audit.database.platform_tables import IN_PROGRESS, transactions
 from gepp_audit.database.platform_tables import transaction_audit_history as history
@@ -131,7 +132,7 @@ def _standing(connection: Connection, platform: Platform, row: Any) -> Standing:
 
 def _still_queued(connection: Connection, platform: Platform, row: Any) -> Any:
     """Those of the batch that go back: its own organization's, not decided by people, and in no other open batch."""
-    listed = queue_batches.listed_ids(connection, row.id)
+    listed = listed_ids(connection, row.id)
     other = items.alias("other")
     live_elsewhere = exists().where(
         other.c.transaction_id == transactions.c.id, other.c.audit_history_id != row.id, live(other)

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, and_, exists, func, or_, select
 
-from gepp_audit.database.batches import fate, listed_ids
+from gepp_audit.database.batches import fate
+from gepp_audit.database.listing import listed_ids
 from gepp_audit.database.platform import Platform
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions

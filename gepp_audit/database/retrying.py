@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
-    Integer,
     Select,
     Text,
     and_,
@@ -31,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from gepp_audit.database.batches import listed_ids
+from gepp_audit.database.listing import listed, listed_ids
 from gepp_audit.database.platform import Platform, untouched
 from gepp_audit.database.platform_tables import organizations, transactions
 from gepp_audit.database.platform_tables import transaction_audit_history as history
@@ -245,10 +243,7 @@ def _is_orphan(
 
 def _listed_in_open(connection: Connection, statuses: Collection[str]) -> Select[Any]:
     open_ = and_(history.c.status.in_({*_WAITING, *statuses}), history.c.deleted_date.is_(None))
-    if connection.dialect.name == "postgresql":
-        return select(cast(func.unnest(history.c.transactions), BigInteger)).where(open_)
-    each = func.json_each(history.c.transactions).table_valued("value", joins_implicitly=True)
-    return select(cast(each.c.value, Integer)).select_from(history, each).where(open_)
+    return listed(connection, open_)
 
 
 # -- statements --------------------------------------------------------------------------------------------------------

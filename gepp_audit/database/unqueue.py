@@ -5,21 +5,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
-    Integer,
     Select,
     Text,
     and_,
     cast,
     exists,
-    func,
     literal,
     select,
     update,
 )
 
+from gepp_audit.database.listing import listed, listed_ids
 from gepp_audit.database.platform import Platform, untouched
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions
@@ -65,8 +63,8 @@ def _of_items(audit_history_id: int) -> Select[Any]:
 
 def _of_row(connection: Connection, audit_history_id: int) -> Select[Any]:
     """As `_of_items`, of a batch that ends before it was fanned out: what the platform's row lists."""
-    listed = _listed(connection, history.c.id == audit_history_id).subquery("listed")
-    return select(listed.c.id).where(~_live_elsewhere(listed.c.id, audit_history_id))
+    ids = listed_ids(connection, audit_history_id)
+    return select(ids.c.id).where(~_live_elsewhere(ids.c.id, audit_history_id))
 
 
 def _live_elsewhere(transaction_id: ColumnElement[int], audit_history_id: int) -> ColumnElement[bool]:
@@ -85,12 +83,4 @@ def listed_elsewhere(connection: Connection, audit_history_id: int) -> Select[An
         history.c.deleted_date.is_(None),
         ~fanned_out,
     )
-    return _listed(connection, waiting)
-
-
-def _listed(connection: Connection, condition: ColumnElement[bool]) -> Select[Any]:
-    """The ids that the platform's rows under `condition` list."""
-    if connection.dialect.name == "postgresql":
-        return select(cast(func.unnest(history.c.transactions), BigInteger).label("id")).where(condition)
-    each = func.json_each(history.c.transactions).table_valued("value", joins_implicitly=True)
-    return select(cast(each.c.value, Integer).label("id")).select_from(history, each).where(condition)
+    return listed(connection, waiting)

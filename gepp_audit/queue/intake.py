@@ -6,10 +6,14 @@ look that finds nothing writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from gepp_audit import logs
 from gepp_audit.database import batches
-from gepp_audit.database.engine import Database
+from gepp_audit.database.engine import Database, sqlstate_behind
 from gepp_audit.database.platform import Platform
+from gepp_audit.errors import OperatorError
 from gepp_audit.queue.options import RunOptions
 from gepp_audit.queue.summary import Summary
 
@@ -37,13 +41,24 @@ def take_up(database: Database, platform: Platform, options: RunOptions, summary
             )
         )
     for audit_history_id in withdrawn:
-        _withdraw(database, platform, audit_history_id, summary)
+        _one(audit_history_id, partial(_withdraw, database, platform, audit_history_id, summary))
     ready = [
-        _fan_out(database, platform, audit_history_id, options.model, summary)
+        _one(audit_history_id, partial(_fan_out, database, platform, audit_history_id, options.model, summary))
         for audit_history_id in waiting
         if audit_history_id not in withdrawn
     ]
     return any(ready)
+
+
+def _one(audit_history_id: int, work: Callable[[], int]) -> int:
+    """Take up one batch; one that the database refuses to take up keeps no other waiting."""
+    try:
+        return work()
+    except OperatorError as error:
+        if sqlstate_behind(error) is None:
+            raise
+        logs.error("batch_not_taken_up", audit_history_id=audit_history_id, reason=error.message)
+        return 0
 
 
 def _fan_out(database: Database, platform: Platform, audit_history_id: int, model: str, summary: Summary) -> int:
@@ -69,8 +84,9 @@ def _fan_out(database: Database, platform: Platform, audit_history_id: int, mode
     return done.ready
 
 
-def _withdraw(database: Database, platform: Platform, audit_history_id: int, summary: Summary) -> None:
+def _withdraw(database: Database, platform: Platform, audit_history_id: int, summary: Summary) -> int:
     skipped = database.write(lambda connection: batches.withdraw(connection, platform, audit_history_id))
     if skipped is not None:
         summary.skipped += skipped
         logs.info("batch_withdrawn", audit_history_id=audit_history_id, skipped=skipped)
+    return skipped or 0

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from gepp_audit.database.platform import detect
+from gepp_audit.queue import intake
+from gepp_audit.queue.options import RunOptions
+from gepp_audit.queue.summary import Summary
 from tests.support import steps
 from tests.support.platforms import Platform
+
+OPTIONS = RunOptions(
+    model="m-1", engine="openai", concurrency=6, call_timeout=60.0, lease_margin=30.0, max_attempts=3,
+    first_backoff=1.0, max_completion_tokens=1_000, batch_statuses=steps.STATUSES, host="h1",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -159,3 +168,34 @@ def test_what_a_person_decided_after_the_fan_out_is_not_put_back(platform: Platf
     platform.execute("UPDATE transaction_audit_history SET status = 'cancelled' WHERE id = :id", id=batch)
     steps.reconcile(platform)
     assert platform.labels([transaction]) == {transaction: "queued"}
+
+
+def refuse_items_of(platform: Platform, batch: int) -> None:
+    """From now on the database itself takes no item of this batch."""
+    when = f"BEFORE INSERT ON gepp_audit_items FOR EACH ROW WHEN (NEW.audit_history_id = {batch})"
+    if platform.is_postgresql:
+        refusal = "BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '23514'; END"
+        platform.execute(f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {refusal} $$")
+        platform.execute(f"CREATE TRIGGER refuse {when} EXECUTE FUNCTION refuse()")
+    else:
+        platform.execute(f"CREATE TRIGGER refuse {when} BEGIN SELECT RAISE(ABORT, 'no'); END")
+
+
+def test_a_batch_that_cannot_be_taken_up_keeps_no_other_away(platform: Platform, organization: int) -> None:
+    bad, good = (platform.batch(organization, platform.transactions(organization, 1)) for _ in range(2))
+    refuse_items_of(platform, bad)
+    summary = Summary(run_id="r")
+    intake.take_up(platform.database, platform.database.read(detect), OPTIONS, summary)
+    assert [row["audit_history_id"] for row in platform.rows("SELECT audit_history_id FROM gepp_audit_items")] == [good]
+    assert platform.history(bad)["status"] == "in_progress"
+
+
+def test_an_id_that_the_platform_left_empty_is_none(platform: Platform, organization: int) -> None:
+    ids = platform.transactions(organization, 2)
+    batch = platform.batch(organization, [ids[0], None])  # type: ignore[list-item] # what the platform should not write
+    steps.take_up(platform)
+    assert steps.states(platform) == {ids[0]: "ready"}
+    platform.batch(organization, [ids[1], None])  # type: ignore[list-item] # as above
+    platform.execute("UPDATE transaction_audit_history SET status = 'undone' WHERE id = :id", id=batch)
+    steps.reconcile(platform)
+    assert platform.labels(ids)[ids[0]] == "null"

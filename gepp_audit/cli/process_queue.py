@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,12 +16,10 @@ from gepp_audit.cli.render import Result, Table, error_text
 
 if TYPE_CHECKING:
     from gepp_audit.cli.heard import Tick
-    from gepp_audit.provider.openai_client import OpenAIClient
     from gepp_audit.queue.forecast import Forecast
     from gepp_audit.queue.options import Listener, RunOptions
     from gepp_audit.queue.stopping import Stop
     from gepp_audit.queue.summary import Summary
-    from gepp_audit.settings import Settings
 
 
 @click.command("process-queue")
@@ -50,14 +48,19 @@ def process_queue(
 
     Safe to start at any time and on any number of hosts; silent where there is nothing to do.
     """
+    from gepp_audit.queue.configured import run_options
+
     settings = app.load(max_seconds=max_seconds, concurrency=concurrency, model=model)
+    options = run_options(
+        settings, organizations=organizations, max_batches=max_batches, max_transactions=max_transactions
+    )
     if dry_run:
-        return _dry_run(app, _options(settings, organizations, max_batches, max_transactions))
+        return _dry_run(app, options)
     from gepp_audit.cli.heard import heard
 
     wanted = wants_colour(sys.stderr) and app.verbosity >= 0 if progress is None else progress
     with heard(app, settings) as tick:
-        summary, stop = _run(app, _options(settings, organizations, max_batches, max_transactions), wanted, tick)
+        summary, stop = _run(app, options, wanted, tick)
         result = _result(app, summary, stop, quiet=not is_terminal(sys.stderr) or app.verbosity < 0)
         tick.ended(summary, result.exit_code, _for_who_was_not_there(summary))
     return result
@@ -76,73 +79,16 @@ def _dry_run(app: App, options: RunOptions) -> Result:
 def _run(app: App, options: RunOptions, progress: bool, tick: Tick) -> tuple[Summary, Stop]:
     database = app.open_database()
     try:
+        from gepp_audit.queue.configured import provider_of
         from gepp_audit.queue.start import process_queue as run_queue
         from gepp_audit.queue.stopping import Stop
 
         stop = Stop()
         stop.install()
-        with _provider(app.settings, stop, tick) as open_provider, _listener(progress) as listener:
+        with provider_of(app.settings, stop, tick.at_work) as open_provider, _listener(progress) as listener:
             return run_queue(database, options, open_provider, stop=stop, listener=listener), stop
     finally:
         database.close()
-
-
-def _options(
-    settings: Settings, organizations: tuple[int, ...], max_batches: int | None, max_transactions: int | None
-) -> RunOptions:
-    from gepp_audit.queue.options import RunOptions
-
-    prices = None
-    if settings.prices is not None:
-        from gepp_audit.audit.pricing import parse_overrides
-
-        prices = parse_overrides(settings.prices)
-    return RunOptions(
-        model=settings.model,
-        engine="openai",
-        concurrency=settings.concurrency,
-        call_timeout=settings.call_timeout,
-        lease_margin=settings.lease_margin,
-        max_attempts=settings.max_attempts,
-        first_backoff=settings.backoff_seconds,
-        max_completion_tokens=settings.max_completion_tokens,
-        batch_statuses=settings.batch_statuses,
-        host=settings.host,
-        send_fields=settings.send_fields,
-        price_overrides=prices,
-        organizations=organizations,
-        max_batches=max_batches,
-        max_transactions=max_transactions,
-        max_seconds=settings.max_seconds,
-    )
-
-
-@contextlib.contextmanager
-def _provider(settings: Settings, stop: Stop, tick: Tick) -> Iterator[Any]:
-    """How a run opens its provider, once it knows that there is work; closed here."""
-    opened: list[OpenAIClient] = []
-
-    def open_provider() -> OpenAIClient:
-        tick.at_work()
-        from gepp_audit.provider.openai_client import OpenAIClient
-
-        client = OpenAIClient(
-            api_key=settings.require_api_key(),
-            base_url=settings.openai_base_url,
-            call_timeout=settings.call_timeout,
-            concurrency=settings.concurrency,
-            model=settings.model,
-        )
-        opened.append(client)
-        client.prepare()
-        stop.wake_with(client.wake)
-        return client
-
-    try:
-        yield open_provider
-    finally:
-        for client in opened:
-            client.close()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,82 @@
+"""A run as the settings have it: what it is told to do, and the provider that it asks.
+
+Whoever starts the queue (a command, a route, a schedule) makes both here, so that one setting means one thing at every
+door.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from gepp_audit.queue.options import Provider, RunOptions
+from gepp_audit.queue.stopping import Stop
+from gepp_audit.settings import Settings
+
+if TYPE_CHECKING:
+    from gepp_audit.provider.openai_client import OpenAIClient
+
+
+def run_options(
+    settings: Settings,
+    *,
+    organizations: Sequence[int] = (),
+    max_batches: int | None = None,
+    max_transactions: int | None = None,
+) -> RunOptions:
+    """What `settings` tell a run, beside what its caller narrows. OperatorError: prices that cannot be read."""
+    prices = None
+    if settings.prices is not None:
+        from gepp_audit.audit.pricing import parse_overrides
+
+        prices = parse_overrides(settings.prices)
+    return RunOptions(
+        model=settings.model,
+        engine="openai",
+        concurrency=settings.concurrency,
+        call_timeout=settings.call_timeout,
+        lease_margin=settings.lease_margin,
+        max_attempts=settings.max_attempts,
+        first_backoff=settings.backoff_seconds,
+        max_completion_tokens=settings.max_completion_tokens,
+        batch_statuses=settings.batch_statuses,
+        host=settings.host,
+        send_fields=settings.send_fields,
+        price_overrides=prices,
+        organizations=tuple(organizations),
+        max_batches=max_batches,
+        max_transactions=max_transactions,
+        max_seconds=settings.max_seconds,
+    )
+
+
+@contextlib.contextmanager
+def provider_of(settings: Settings, stop: Stop, at_work: Callable[[], None]) -> Iterator[Callable[[], Provider]]:
+    """How a run opens its provider, once it knows that there is work; what it opened is closed at the end.
+
+    `at_work` is called first. OperatorError of what is yielded: no key is set.
+    """
+    opened: list[OpenAIClient] = []
+
+    def open_provider() -> OpenAIClient:
+        at_work()
+        from gepp_audit.provider.openai_client import OpenAIClient
+
+        client = OpenAIClient(
+            api_key=settings.require_api_key(),
+            base_url=settings.openai_base_url,
+            call_timeout=settings.call_timeout,
+            concurrency=settings.concurrency,
+            model=settings.model,
+        )
+        opened.append(client)
+        client.prepare()
+        stop.wake_with(client.wake)
+        return client
+
+    try:
+        yield open_provider
+    finally:
+        for client in opened:
+            client.close()

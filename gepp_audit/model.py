@@ -124,6 +124,7 @@ class ErrorCode(StrEnum):
     UNCHANGED = "unchanged_since_failure"
     GIVEN_UP = "given_up_by_operator"
     NOT_WRITABLE = "not_writable"
+    TOO_LARGE_FOR_LIMIT = "call_too_large_for_limit"
 
 
 class CallOutcome(StrEnum):

@@ -30,6 +30,7 @@ _WORDS: Final = {
     ErrorCode.UNCHANGED.value: "failed before and not changed since",
     ErrorCode.GIVEN_UP.value: "given up by an operator",
     ErrorCode.NOT_WRITABLE.value: "the platform's database refuses the change",
+    ErrorCode.TOO_LARGE_FOR_LIMIT.value: "larger than a limit lets pass",
 }
 
 

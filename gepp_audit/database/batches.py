@@ -263,11 +263,20 @@ def withdrawn(connection: Connection) -> list[int]:
     )
 
 
-def withdraw(connection: Connection, platform: Platform, audit_history_id: int) -> int | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Withdrawn:
+    """What became of a batch that people withdrew."""
+
+    #: items that were skipped now
+    skipped: int
+    #: False: the platform holds one of its transactions at this moment, the rest is done next time
+    closed: bool
+
+
+def withdraw(connection: Connection, platform: Platform, audit_history_id: int) -> Withdrawn | None:
     """Skip what is left of a batch that people withdrew, and close it for us; the platform's row stays as it is.
 
-    A call in flight keeps its ledger row, where its answer will stand. Returns the number of items skipped; None: not
-    yet, or another run did it.
+    A call in flight keeps its ledger row, where its answer will stand. None: another run does or did it.
     """
     locked = connection.execute(
         select(batches.c.audit_history_id)
@@ -290,7 +299,7 @@ def withdraw(connection: Connection, platform: Platform, audit_history_id: int) 
         )
     ).rowcount
     if not put_back(connection, platform, audit_history_id):
-        return None  # the platform holds a transaction at this moment: the rest is done next time
+        return Withdrawn(skipped=skipped, closed=False)
     connection.execute(
         update(batches)
         .where(batches.c.audit_history_id == audit_history_id)
@@ -299,7 +308,7 @@ def withdraw(connection: Connection, platform: Platform, audit_history_id: int) 
     connection.execute(
         delete(items).where(items.c.audit_history_id == audit_history_id, state_is(ItemState.DONE, ItemState.SKIPPED))
     )
-    return skipped
+    return Withdrawn(skipped=skipped, closed=True)
 
 
 def _keep_paid_verdicts(connection: Connection, audit_history_id: int) -> None:

@@ -87,7 +87,7 @@ def cancel(
         raise Held
     if ours is not None and ours.closed_at is None:
         withdrawn = queue_batches.withdraw(connection, platform, audit_history_id)
-        if withdrawn is None:
+        if withdrawn is None or not withdrawn.closed:
             raise Held
     connection.execute(
         update(history).where(history.c.id == audit_history_id).values(status=CANCELLED, deleted_date=now(connection))

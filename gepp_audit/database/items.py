@@ -25,7 +25,6 @@ from sqlalchemy import (
     Select,
     bindparam,
     case,
-    exists,
     func,
     literal,
     not_,
@@ -46,7 +45,7 @@ from gepp_audit.database.dispatching import (
 )
 from gepp_audit.database.engine import opened_at
 from gepp_audit.database.rows import Rows, among, kept
-from gepp_audit.database.tables import IS_CALLING, IS_READY, IS_SUSPECT, SUSPECT_AFTER, batches, calls, items
+from gepp_audit.database.tables import IS_CALLING, IS_READY, IS_SUSPECT, SUSPECT_AFTER, batches, calls, items, own_item
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import CallOutcome, Claim, ErrorCode, ItemState
 
@@ -196,14 +195,8 @@ def in_flight(connection: Connection, lease_seconds: float = LEASE_SECONDS) -> d
 
 @kept
 def _in_flight(_connection: Connection) -> Select[Any]:
-    own_item = exists().where(
-        items.c.audit_history_id == calls.c.audit_history_id,
-        items.c.transaction_id == calls.c.transaction_id,
-        items.c.call_id == calls.c.id,
-        IS_CALLING,
-    )
     orphaned = select(calls.c.organization_id).where(
-        calls.c.outcome.is_(None), calls.c.dispatched_at > bindparam("flight_since", type_=UtcDateTime()), ~own_item
+        calls.c.outcome.is_(None), calls.c.dispatched_at > bindparam("flight_since", type_=UtcDateTime()), ~own_item()
     )
     both = union_all(select(items.c.organization_id).where(IS_CALLING), orphaned).subquery("under_way")
     return select(both.c.organization_id, func.count()).group_by(both.c.organization_id)
@@ -283,8 +276,8 @@ def next_suspect(
     only: Collection[int] | None = None,
     without: Collection[int] = (),
 ) -> Suspect | None:
-    """The suspect whose turn it is, of none of the organizations `without`, and `only` of these batches (None: of any);
-    None: there is none.
+    """The suspect that was due first, by `moment`; of none of the organizations `without`, and `only` of these batches
+    (None: of any). None: there is none.
     """
     columns = (batches.c.audit_history_id, batches.c.organization_id, batches.c.started_at, batches.c.prompt_tokens)
     statement = (

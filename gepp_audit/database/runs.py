@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gepp_audit.database.engine import now
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.rows import among
-from gepp_audit.database.tables import IS_CALLING, batches, calls, items, runs
-from gepp_audit.model import RunIdentity
+from gepp_audit.database.tables import IS_CALLING, batches, calls, items, own_item, runs
+from gepp_audit.model import CallOutcome, RunIdentity
 
 #: a run that has not reported for so long does not keep the next one away
 BUSY_SECONDS: Final = 60.0
@@ -81,8 +81,11 @@ def bury(connection: Connection, run_ids: Iterable[str]) -> int:
     connection.execute(
         update(runs).where(runs.c.id.in_(dead), runs.c.finished_at.is_(None)).values(finished_at=moment, outcome="died")
     )
-    theirs = select(calls.c.id).where(calls.c.run_id.in_(dead), calls.c.outcome.is_(None))
-    return _end_leases(connection, items.c.call_id.in_(theirs.scalar_subquery()), moment)
+    unknown = and_(calls.c.run_id.in_(dead), calls.c.outcome.is_(None))
+    ended = _end_leases(connection, items.c.call_id.in_(select(calls.c.id).where(unknown).scalar_subquery()), moment)
+    # an item that was taken from its call (its batch was withdrawn) has no lease by whose end a claim would note it
+    connection.execute(update(calls).where(unknown, ~own_item()).values(outcome=CallOutcome.EXPIRED.value))
+    return ended
 
 
 def end_leases(connection: Connection, call_ids: Sequence[int]) -> None:

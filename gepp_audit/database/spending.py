@@ -12,7 +12,7 @@ Nothing is written where no limit of the day is in force, and nothing by a settl
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Final
@@ -37,7 +37,9 @@ class Spent:
 
     tokens: int = 0
     cost: Decimal = _NOTHING
-    warned_at_percent: int = 0
+    #: the parts of the limits, in per cent, of whose use people were told
+    warned_of_tokens: int = 0
+    warned_of_cost: int = 0
 
 
 NOTHING_SPENT: Final = Spent()
@@ -76,21 +78,24 @@ def today(
     if write:
         _fold(connection, day, sums, moment)
     return {
-        one.organization_id: Spent(
-            tokens=one.folded.tokens + one.later.tokens,
-            cost=one.folded.cost + one.later.cost,
-            warned_at_percent=one.folded.warned_at_percent,
+        one.organization_id: replace(
+            one.folded, tokens=one.folded.tokens + one.later.tokens, cost=one.folded.cost + one.later.cost
         )
         for one in sums
     }
 
 
-def note_warned(connection: Connection, organization_id: int | None, moment: datetime, percent: int) -> None:
-    """People are told now that so much of the day's limit is used; the row is there since `today` wrote it."""
+def note_warned(
+    connection: Connection, organization_id: int | None, moment: datetime, percent: int, *, of_cost: bool
+) -> None:
+    """People are told now that so much of the day's limit of tokens (`of_cost`: of money) is used; the row is there
+    since `today` wrote it.
+    """
+    column = spend.c.cost_warned_at_percent if of_cost else spend.c.warned_at_percent
     connection.execute(
         update(spend)
         .where(spend.c.scope == scope_of(organization_id), spend.c.day == moment.astimezone(UTC).date())
-        .values(warned_at_percent=percent)
+        .values({column: percent})
     )
 
 
@@ -112,7 +117,12 @@ def _stored(connection: Connection, day: date, wanted: Collection[int | None]) -
             organization_id=scopes[row.scope],
             stored=True,
             through=row.through_call,
-            folded=Spent(tokens=row.tokens, cost=row.cost, warned_at_percent=row.warned_at_percent),
+            folded=Spent(
+                tokens=row.tokens,
+                cost=row.cost,
+                warned_of_tokens=row.warned_at_percent,
+                warned_of_cost=row.cost_warned_at_percent,
+            ),
         )
         for row in found
     ]
@@ -190,12 +200,8 @@ def _fold(connection: Connection, day: date, sums: Iterable[_Sum], moment: datet
 def _move(one: _Sum, ends: int, found: Mapping[int, tuple[int, Spent]]) -> None:
     moved = _of_scope(found, one.organization_id)
     one.through = max(ends, one.through)
-    one.folded = _plus(one.folded, moved, one.folded.warned_at_percent)
+    one.folded = replace(one.folded, tokens=one.folded.tokens + moved.tokens, cost=one.folded.cost + moved.cost)
     one.later = Spent(tokens=one.later.tokens - moved.tokens, cost=one.later.cost - moved.cost)
-
-
-def _plus(one: Spent, other: Spent, warned: int) -> Spent:
-    return Spent(tokens=one.tokens + other.tokens, cost=one.cost + other.cost, warned_at_percent=warned)
 
 
 def _last_ended(connection: Connection, moment: datetime) -> int:

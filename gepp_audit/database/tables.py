@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    exists,
     false,
     literal_column,
     or_,
@@ -36,7 +37,7 @@ from gepp_audit.model import BatchOutcome, CallOutcome, ItemState, VerdictStatus
 metadata: Final = MetaData()
 
 #: the newest revision in migrations/versions: what this program reads and writes
-SCHEMA_REVISION: Final = "0004"
+SCHEMA_REVISION: Final = "0005"
 VERSION_TABLE: Final = "gepp_audit_alembic_version"
 
 #: the row of `gepp_audit_limits` that is also the mutex of the claim
@@ -217,6 +218,17 @@ Index(
     sqlite_where=text("outcome IS NULL"),
 )
 
+
+def own_item() -> ColumnElement[bool]:
+    """A call's item waits for this very call; False where the item was taken from it, or the lease has ended."""
+    return exists().where(
+        items.c.audit_history_id == calls.c.audit_history_id,
+        items.c.transaction_id == calls.c.transaction_id,
+        items.c.call_id == calls.c.id,
+        IS_CALLING,
+    )
+
+
 usage_daily: Final = Table(
     "gepp_audit_usage_daily",
     metadata,
@@ -297,6 +309,7 @@ spend: Final = Table(
     Column("through_call", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("cost", ExactDecimal(14, 8), nullable=False),
-    #: the part of a limit, in per cent, of whose use people were told
+    #: the part of a limit, in per cent, of whose use people were told: of tokens, and of money
     Column("warned_at_percent", Integer, nullable=False, server_default="0"),
+    Column("cost_warned_at_percent", Integer, nullable=False, server_default="0"),
 )

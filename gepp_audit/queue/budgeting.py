@@ -2,13 +2,14 @@
 people hear of a limit that is nearly used up.
 
 A claim reserves before the prompts are built, by what calls of the organization usually take. `fit` measures the built
-ones: where one is larger, more is reserved if the limits allow it; else it does not leave and waits for its time.
+ones: where one is larger, more is reserved if the limits allow it; else it does not leave and waits for its time. One
+that is larger than a limit would wait for ever: it waits as for a provider that is down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -22,12 +23,14 @@ from gepp_audit.database.engine import Database
 from gepp_audit.database.items import Reservation
 from gepp_audit.database.limits import Caps
 from gepp_audit.database.settling import Settlement
+from gepp_audit.database.windows import Use
 from gepp_audit.errors import OperatorError
-from gepp_audit.model import CallRequest
+from gepp_audit.model import CallRequest, Claim, ErrorCode, Failure, FailureKind
 from gepp_audit.queue import judging
 from gepp_audit.queue.asking import Asked
-from gepp_audit.queue.holding import hold, room
+from gepp_audit.queue.holding import hold, in_words, lasts_until, room
 from gepp_audit.queue.options import RunOptions
+from gepp_audit.queue.retry_policy import Counters, decide
 from gepp_audit.queue.standing import Budget
 from gepp_audit.queue.wording import scope_in_words
 
@@ -83,12 +86,27 @@ def fit(
     if not needs:
         return list(prepared), []
     larger = [asked for request, asked in prepared if request.call_id in needs]
-    delays = database.write(lambda connection: _reserve_more(connection, larger, needs))
-    may_leave = [(request, asked) for request, asked in prepared if request.call_id not in delays]
-    waits = [asked for request, asked in prepared if request.call_id in delays]
-    for asked in waits:
-        logs.info("call_too_large_for_limit", transaction_id=asked.claim.transaction_id)
-    return may_leave, [replace(judging.released(one.claim), delay=delays[one.claim.call_id]) for one in waits]
+    waits = database.write(lambda connection: _reserve_more(connection, larger, needs))
+    may_leave = [(request, asked) for request, asked in prepared if request.call_id not in waits]
+    return may_leave, [
+        _waiting(asked.claim, waits[asked.claim.call_id]) for asked in larger if asked.claim.call_id in waits
+    ]
+
+
+def _waiting(claim: Claim, wait: _Wait) -> Settlement:
+    """The call does not leave. One that its limit will never let pass is a failure, of which people hear, and which is
+    bounded as every wait is.
+    """
+    told = {"transaction_id": claim.transaction_id, "seconds": round(wait.seconds, 3)}
+    released = replace(judging.released(claim), delay=wait.seconds)
+    if not wait.never:
+        logs.info("call_waits_for_limit", **told)
+        return released
+    logs.warning("call_too_large_for_limit", **told, reason=wait.reason)
+    failure = Failure(kind=FailureKind.RETRY, code=ErrorCode.TOO_LARGE_FOR_LIMIT, message=wait.reason)
+    counters = Counters(attempts=claim.attempts, waits=claim.waits, first_failed_at=claim.first_failed_at)
+    decision = decide(failure, counters, moment=wait.moment, chance=0.0, max_attempts=1, first_backoff=0.0)
+    return replace(released, state=decision.state, wait=decision.wait, error_code=decision.code, error=decision.message)
 
 
 def _of_prompt(sizes: dict[str, int], prompt: RuleSetPrompt) -> int:
@@ -97,11 +115,22 @@ def _of_prompt(sizes: dict[str, int], prompt: RuleSetPrompt) -> int:
     return sizes[prompt.cache_key]
 
 
-def _reserve_more(connection: Connection, larger: Sequence[Asked], needs: dict[int, Reservation]) -> dict[int, float]:
-    """Reserve what these calls need; returns the seconds to wait for those for which there is no room, by call."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wait:
+    """How long a call has no room."""
+
+    seconds: float
+    #: a limit is smaller than the call, so that it will never have room
+    never: bool
+    reason: str
+    moment: datetime
+
+
+def _reserve_more(connection: Connection, larger: Sequence[Asked], needs: dict[int, Reservation]) -> dict[int, _Wait]:
+    """Reserve what these calls need; returns those for which there is no room, by call."""
     gate, moment = limits.lock(connection)
     scopes = limits.of_organizations(connection)
-    delays: dict[int, float] = {}
+    waits: dict[int, _Wait] = {}
     for asked in larger:
         id_, call_id = asked.claim.organization_id, asked.claim.call_id
         caps: dict[int | None, Caps] = {None: gate.caps_at(moment), id_: scopes[id_].caps if id_ in scopes else Caps()}
@@ -112,11 +141,22 @@ def _reserve_more(connection: Connection, larger: Sequence[Asked], needs: dict[i
         if all(room(one, uses[scope]).lets(more) for scope, one in caps.items()):
             windows.reserve(connection, call_id, needs[call_id])
             continue
-        whole = [hold(scope, one, uses[scope], more, moment) for scope, one in caps.items()]
-        delays[call_id] = _longest([one.clears_at for one in whole if one is not None], moment)
-    return delays
+        waits[call_id] = _wait(caps, uses, more, needs[call_id], moment)
+    return waits
 
 
-def _longest(ends: Sequence[datetime | None], moment: datetime) -> float:
-    seconds = [_SOME_TIME if end is None else (end - moment).total_seconds() for end in ends]
-    return max(seconds, default=0.0)
+def _wait(
+    caps: dict[int | None, Caps],
+    uses: Mapping[int | None, Use],
+    more: Reservation,
+    whole: Reservation,
+    moment: datetime,
+) -> _Wait:
+    """How long a call of `whole` size waits that has `more` to reserve."""
+    held = [one for scope, cap in caps.items() if (one := hold(scope, cap, uses[scope], more, moment)) is not None]
+    # alone in its minute and day: what is too large then will always be
+    never = [one for scope, cap in caps.items() if (one := hold(scope, cap, Use(), whole, moment)) is not None]
+    longest = max([*never, *held], key=lasts_until)
+    end = None if never else longest.clears_at
+    seconds = _SOME_TIME if end is None else (end - moment).total_seconds()
+    return _Wait(seconds=seconds, never=bool(never), reason=in_words(longest), moment=moment)

@@ -30,6 +30,8 @@ from gepp_audit.queue.standing import Budget, Standing, look, reservation
 _EXPIRE_EVERY: Final = 1.0
 #: seconds between two looks at the newest calls, where no limit asks for a newer one
 _RECENT_EVERY: Final = 30.0
+#: a suspect waits until nothing else is to be claimed; where that does not come for so long, a run begins with it
+_LONG_DUE: Final = timedelta(minutes=10)
 
 
 def _unpriced(_input_tokens: int, _output_tokens: int) -> Decimal | None:
@@ -90,6 +92,7 @@ class Claimer:
         #: when last looked, tokens or money were limited
         self.reserving = False
         self._begun: set[int] = set()
+        self._claimed_some = False
         #: what the newest calls over all hosts told, and when they were looked at
         self._recent: dict[int, Recent] = {}
         self._recent_until = 0.0
@@ -118,11 +121,9 @@ class Claimer:
         self._look_back(connection, overall=bool(gate.caps_at(moment)))
         needs = {batch.audit_history_id: self._reservation(batch) for batch in found}
         standing = self._look(connection, gate, moment, found, needs)
-        claims = self._choose(connection, found, standing, slots, probe=probe)
-        suspect = False
-        if not claims and nothing_under_way:
-            claims, standing = self._suspect(connection, gate, standing)
-            suspect = bool(claims)
+        claims, standing, suspect = self._next(
+            connection, gate, found, standing, slots, probe=probe, nothing_under_way=nothing_under_way
+        )
         if probe and claims:
             limits.let_one_through(connection, moment)
         held = min(standing.holds.values(), key=lasts_until, default=None)
@@ -139,6 +140,28 @@ class Claimer:
             reserving=standing.reserving,
             budgets=_tell_of_budgets(connection, standing, claims),
         )
+
+    def _next(
+        self,
+        connection: Connection,
+        gate: Gate,
+        found: Sequence[OpenBatch],
+        standing: Standing,
+        slots: int,
+        *,
+        probe: bool,
+        nothing_under_way: bool,
+    ) -> tuple[list[Claim], Standing, bool]:
+        """What is claimed, how the limits stand for it, and whether it is a suspect."""
+        if nothing_under_way and not probe and not self._claimed_some:
+            claims, own = self._suspect(connection, gate, standing, standing.moment - _LONG_DUE)
+            if claims:
+                return claims, own, True
+        claims = self._choose(connection, found, standing, slots, probe=probe)
+        if claims or not nothing_under_way:
+            return claims, standing, False
+        claims, standing = self._suspect(connection, gate, standing, standing.moment)
+        return claims, standing, bool(claims)
 
     def _choose(
         self, connection: Connection, found: Sequence[OpenBatch], standing: Standing, slots: int, *, probe: bool
@@ -162,12 +185,14 @@ class Claimer:
         )
         return items.claim(connection, chosen, self.terms, standing.moment, standing.needs)
 
-    def _suspect(self, connection: Connection, gate: Gate, standing: Standing) -> tuple[list[Claim], Standing]:
-        """Claim the next suspect of an organization that the limits do not hold back; returns how they stand, too."""
+    def _suspect(
+        self, connection: Connection, gate: Gate, standing: Standing, due: datetime
+    ) -> tuple[list[Claim], Standing]:
+        """Claim the next suspect that was `due` then, of an organization that the limits do not hold back; returns how
+        they stand, too.
+        """
         held = dict(standing.holds)
-        while (
-            suspect := items.next_suspect(connection, standing.moment, self.organizations, self._only(), held)
-        ) is not None:
+        while (suspect := items.next_suspect(connection, due, self.organizations, self._only(), held)) is not None:
             need = self._reservation(suspect.batch)
             needs = {suspect.batch.audit_history_id: need}
             own = self._look(connection, gate, standing.moment, [suspect.batch], needs)
@@ -220,6 +245,7 @@ class Claimer:
         if claimed.looked:
             self._expire_at = now + _EXPIRE_EVERY
         self.blocked = self.blocked or claimed.probe
+        self._claimed_some = self._claimed_some or bool(claimed.claims)
         self.held, self.reserving = claimed.held, claimed.reserving
         self.alone_call = claimed.claims[0].call_id if claimed.suspect or claimed.probe else self.alone_call
         for claim in claimed.claims:
@@ -266,5 +292,6 @@ def _tell_of_budgets(connection: Connection, standing: Standing, claims: Sequenc
         )
     budgets = standing.budgets(reserved)
     for one in budgets:
-        spending.note_warned(connection, one.organization_id, standing.moment, one.percent)
+        of_cost = one.limit is Limit.COST_PER_DAY
+        spending.note_warned(connection, one.organization_id, standing.moment, one.percent, of_cost=of_cost)
     return budgets

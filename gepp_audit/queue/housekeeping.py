@@ -63,4 +63,8 @@ class Housekeeper:
         return gone
 
     def _due(self) -> bool:
-        return self.database.read(lambda connection: retention.due(connection, self.statuses))
+        try:
+            return self.database.read(lambda connection: retention.due(connection, self.statuses), patience=0.0)
+        except OperatorError as error:
+            logs.info("old_rows_kept", reason=error.message)
+            return False

@@ -85,8 +85,10 @@ def _fan_out(database: Database, platform: Platform, audit_history_id: int, mode
 
 
 def _withdraw(database: Database, platform: Platform, audit_history_id: int, summary: Summary) -> int:
-    skipped = database.write(lambda connection: batches.withdraw(connection, platform, audit_history_id))
-    if skipped is not None:
-        summary.skipped += skipped
-        logs.info("batch_withdrawn", audit_history_id=audit_history_id, skipped=skipped)
-    return skipped or 0
+    done = database.write(lambda connection: batches.withdraw(connection, platform, audit_history_id))
+    if done is None:
+        return 0
+    summary.skipped += done.skipped
+    if done.closed:
+        logs.info("batch_withdrawn", audit_history_id=audit_history_id, skipped=done.skipped)
+    return done.skipped

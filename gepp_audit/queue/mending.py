@@ -116,10 +116,11 @@ def _give_up(
 ) -> GivenUp:
     id_ = batch.audit_history_id
     if not batch.wanted:
-        skipped = database.write(
+        done = database.write(
             lambda connection: batches.withdraw(connection, platform, id_), statement_timeout_ms=_LONG_MS
         )
-        return GivenUp(audit_history_id=id_, given_up=0, outcome=None if skipped is None else BatchOutcome.WITHDRAWN)
+        outcome = BatchOutcome.WITHDRAWN if done is not None and done.closed else None
+        return GivenUp(audit_history_id=id_, given_up=0, outcome=outcome)
     if batch.fanned_out_at is None:
         _take_up(database, platform, batch, statuses)
     failed = 0

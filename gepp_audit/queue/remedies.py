@@ -41,6 +41,7 @@ _FAILURES: Final = {
     ErrorCode.CONNECTION.value: "Look whether this host reaches the provider (OPENAI_BASE_URL, proxy, firewall)",
     ErrorCode.SERVER_ERROR.value: "Look at the provider's status page; it goes on by itself when the provider does",
     ErrorCode.TRUNCATED.value: "Raise GEPP_AUDIT_MAX_COMPLETION_TOKENS",
+    ErrorCode.TOO_LARGE_FOR_LIMIT.value: 'Raise that limit with "gepp-audit limits set"',
 }
 _OTHER_FAILURE: Final = "It goes on by itself; if the error stays, try another GEPP_AUDIT_MODEL"
 

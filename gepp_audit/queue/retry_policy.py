@@ -73,6 +73,9 @@ def _after_nonsense(attempts: int, chance: float, first_backoff: float) -> float
 
 def _wait(failure: Failure, counters: Counters, moment: datetime, chance: float, first_backoff: float) -> Decision:
     if counters.first_failed_at is not None and moment - counters.first_failed_at > LONGEST_OUTAGE:
+        if failure.code is ErrorCode.TOO_LARGE_FOR_LIMIT:
+            message = f"It had no room for 24 hours. {failure.message}"
+            return Decision(state=ItemState.FAILED, code=failure.code, message=message, wait=True)
         message = f"The provider did not answer for 24 hours; last: {failure.message}"
         return Decision(state=ItemState.FAILED, code=ErrorCode.PROVIDER_UNAVAILABLE, message=message, wait=True)
     jitter = chance * min(LONGEST_BACKOFF, first_backoff * 2.0 ** min(counters.waits, 30))

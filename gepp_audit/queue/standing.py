@@ -80,17 +80,17 @@ class Standing:
             more = [one for id_, one in reserved.items() if scope in (None, id_)]
             tokens = use.today.tokens + sum(one.tokens for one in more)
             cost = use.today.cost + sum((one.cost or Decimal() for one in more), Decimal())
-            held = any(one.organization_id == scope and one.limit.of_the_day for one in self.holds.values())
-            for limit, most, used in (
-                (Limit.TOKENS_PER_DAY, caps.tokens_per_day, tokens),
-                (Limit.COST_PER_DAY, caps.cost_per_day, cost),
+            held = {one.limit for one in self.holds.values() if one.organization_id == scope}
+            for limit, most, used, told in (
+                (Limit.TOKENS_PER_DAY, caps.tokens_per_day, tokens, use.today.warned_of_tokens),
+                (Limit.COST_PER_DAY, caps.cost_per_day, cost, use.today.warned_of_cost),
             ):
                 if most is None:
                     continue
-                percent = 100 if held and not use.in_flight and not more else _WARN_AT
-                if used * 100 >= most * _WARN_AT or percent == 100:
+                percent = 100 if limit in held and not use.in_flight and not more else _WARN_AT
+                if percent > told and (used * 100 >= most * _WARN_AT or percent == 100):
                     found.append(Budget(organization_id=scope, limit=limit, most=most, used=used, percent=percent))
-        return [one for one in found if one.percent > self.uses[one.organization_id].today.warned_at_percent]
+        return found
 
 
 def reservation(

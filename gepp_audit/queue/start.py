@@ -47,7 +47,7 @@ def process_queue(
 
             prune_slice(database, options.batch_statuses)
         return summary
-    summary.busy_run, dead, in_flight = database.write(lambda connection: _begin(connection, identity, summary))
+    summary.busy_run, dead, in_flight = database.write(lambda connection: begin(connection, identity, summary))
     if summary.busy_run is None:
         logs.bind(run_id=summary.run_id)
     if dead:
@@ -83,16 +83,18 @@ def _look(connection: Connection, statuses: tuple[str, ...]) -> tuple[bool, bool
     return is_open, not is_open and retention.due(connection, statuses)
 
 
-def _begin(connection: Connection, identity: RunIdentity, summary: Summary) -> tuple[str | None, list[str], int]:
+def begin(connection: Connection, identity: RunIdentity, summary: Summary) -> tuple[str | None, list[str], int]:
     """Note this run, and bury those of this host whose process is gone.
 
     Returns the run that keeps this one away, the buried ones, and how many calls those had in flight.
     """
     limits.lock(connection)
-    others = runs.unfinished(connection, identity.host)
+    found = runs.unfinished(connection, identity.host)
+    # this one is among them where the first try was committed and only its reply lost
+    others = [(other, away) for other, away in found if other.run_id != identity.run_id]
     dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
     in_flight = runs.bury(connection, dead)
     busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
-    if not busy:
+    if not busy and len(others) == len(found):
         runs.start(connection, identity, summary.as_stored())
     return (busy[0] if busy else None), dead, in_flight

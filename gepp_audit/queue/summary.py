@@ -129,8 +129,8 @@ class Summary:
             self.cost = None if unknown else self.cost + settlement.cost  # type: ignore[operator] # both are decimals
         again = settlement.state is ItemState.READY
         self.retries += taken and again and (settlement.attempt or settlement.wait)
-        self.released += settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
-        self.skipped += settlement.state is ItemState.SKIPPED
+        self.released += again and settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
+        self.skipped += taken and settlement.state is ItemState.SKIPPED
         self.ended += not again
         self.last_failure = settlement.error or self.last_failure
         if settlement.outcome is CallOutcome.BLOCK and self.block_reason is None:

@@ -9,6 +9,7 @@ from gepp_audit.database.settling import Settlement
 from gepp_audit.model import CallOutcome, CallRequest, Claim, ErrorCode, ItemState, SkipReason
 from gepp_audit.queue import asking
 from gepp_audit.queue.options import RunOptions
+from gepp_audit.queue.summary import Summary
 from tests.support import steps
 from tests.support.platforms import Platform
 
@@ -54,6 +55,16 @@ def ask(platform: Platform) -> tuple[CallRequest, asking.Asked]:
 
 def throttled(platform: Platform) -> None:
     ask_in_vain(platform, ErrorCode.RATE_LIMITED, outcome=CallOutcome.RETRY, wait=True)
+
+
+def test_a_call_that_is_not_wanted_any_more_is_skipped_and_not_released(platform: Platform, batch: int) -> None:
+    claims = steps.claim(platform)
+    platform.execute("UPDATE transactions SET is_active = false")
+    _, [settlement] = prepare(platform, claims)
+    summary = Summary(run_id="r")
+    for taken in (True, False):  # the second: somebody else ended the item meanwhile
+        summary.note(settlement, taken)
+    assert (summary.skipped, summary.released) == (1, 0)
 
 
 def test_a_first_question_knows_of_no_earlier_answer(platform: Platform, batch: int) -> None:

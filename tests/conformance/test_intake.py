@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
+from gepp_audit.database import batches
 from gepp_audit.database.platform import detect
 from gepp_audit.queue import intake
 from gepp_audit.queue.options import RunOptions
@@ -110,7 +112,7 @@ def test_a_batch_that_people_ended_is_let_go(platform: Platform, organization: i
     else:
         platform.execute(f"UPDATE transaction_audit_history SET status = '{ending}' WHERE id = :id", id=batch)
     before = platform.rows("SELECT * FROM transaction_audit_history")
-    assert steps.reconcile(platform) == [2]
+    assert steps.reconcile(platform) == [batches.Withdrawn(skipped=2, closed=True)]
     assert steps.states(platform) == {}
     assert platform.rows("SELECT * FROM transaction_audit_history") == before
     assert platform.labels(ids) == dict.fromkeys(ids, "null")
@@ -168,6 +170,19 @@ def test_what_a_person_decided_after_the_fan_out_is_not_put_back(platform: Platf
     platform.execute("UPDATE transaction_audit_history SET status = 'cancelled' WHERE id = :id", id=batch)
     steps.reconcile(platform)
     assert platform.labels([transaction]) == {transaction: "queued"}
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+def test_what_is_skipped_of_a_batch_that_the_platform_holds_is_told_once(platform: Platform, organization: int) -> None:
+    ids = platform.transactions(organization, 3)
+    platform.batch(organization, ids)
+    steps.take_up(platform)
+    platform.execute("UPDATE transaction_audit_history SET status = 'undone'")
+    with platform.database.engine.connect() as other:
+        other.execute(text("SELECT 1 FROM transactions WHERE id = :id FOR UPDATE"), {"id": ids[0]})
+        held = steps.reconcile(platform)
+    assert held == [batches.Withdrawn(skipped=3, closed=False)]
+    assert steps.reconcile(platform) == [batches.Withdrawn(skipped=0, closed=True)]
 
 
 def refuse_items_of(platform: Platform, batch: int) -> None:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from gepp_audit.database import limits, mending, spending, windows
+from gepp_audit.database import limits, mending, runs, spending, windows
 from gepp_audit.database.engine import now
 from gepp_audit.model import CallOutcome, ErrorCode, ItemState, Pace
 from gepp_audit.queue.holding import Limit
@@ -53,6 +53,17 @@ def test_a_claimed_call_may_leave_for_two_seconds_from_the_moment_that_its_windo
     before = clock()
     claimed = turn(platform, claimer(), 1)
     assert before + windows.SEND_WITHIN <= claimed.send_before <= clock() + windows.SEND_WITHIN
+
+
+def test_a_dead_run_has_no_call_under_way_even_where_its_batch_was_withdrawn(platform: Platform) -> None:
+    organizations(platform, 3)
+    assert len(turn(platform, claimer("run-1"), 2).claims) == 2
+    platform.execute("UPDATE transaction_audit_history SET status = 'cancelled', deleted_date = started_at")
+    steps.reconcile(platform)
+    platform.database.write(lambda connection: runs.bury(connection, ["run-1"]))
+    steps.end_leases(platform)
+    steps.claim(platform)
+    assert [row["outcome"] for row in platform.rows("SELECT outcome FROM gepp_audit_calls")] == ["expired"] * 2
 
 
 def test_a_released_call_gives_its_place_and_its_tokens_back(platform: Platform) -> None:
@@ -183,6 +194,17 @@ def test_people_are_told_once_a_day_over_all_runs_that_four_fifths_of_a_budget_a
     assert [(one.limit, one.percent) for one in warned] == [(Limit.TOKENS_PER_DAY, 80)]
     assert told[6] == warned  # with the eighth call
     answer(platform, [one])
+
+
+def test_people_are_told_of_money_as_of_tokens_and_of_the_limit_that_holds(platform: Platform) -> None:
+    [one] = organizations(platform, 9)
+    set_caps(platform, one, tokens_per_day=100, cost_per_day=Decimal(100))
+    told = turn(platform, claimer(), 1).budgets
+    assert [(budget.limit, budget.percent) for budget in told] == [(Limit.TOKENS_PER_DAY, 100)]
+    set_caps(platform, one, tokens_per_day=10**9, cost_per_day=Decimal("0.000001"))
+    told = turn(platform, claimer(), 1).budgets
+    assert [(budget.limit, budget.percent) for budget in told] == [(Limit.COST_PER_DAY, 100)]
+    assert turn(platform, claimer(), 1).budgets == []
 
 
 def test_a_day_that_was_summed_up_piece_by_piece_counts_what_the_ledger_counts(platform: Platform) -> None:

@@ -381,6 +381,17 @@ def test_a_late_answer_is_taken_and_is_no_crash(world: World) -> None:
     world.finish()
 
 
+def test_a_dead_runs_call_of_a_cancelled_batch_has_an_end_in_the_ledger(world: World) -> None:
+    dead, other = at_work(world), at_work(world, "h1")
+    asked(world, dead, 2)
+    world.people(*end_batch(world, min(world.now.history), "cancelled"))
+    world.take_up(other)
+    world.crash(dead)
+    at_work(world)
+    assert "buried orphan" in world.reference.seen
+    world.finish()
+
+
 def test_only_the_leases_of_the_dead_are_taken(world: World) -> None:
     dead, living = at_work(world), at_work(world, "h1")
     asked(world, dead, 2)

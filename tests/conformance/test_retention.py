@@ -293,6 +293,11 @@ def test_a_working_run_goes_on_slice_by_slice_and_then_lets_the_database_alone(p
     assert housekeeper.tidy(60.0) == 0, "it looked again at once"
 
 
+def test_a_look_for_old_rows_that_fails_is_no_failure_of_the_run(platform: Platform) -> None:
+    platform.execute("ALTER TABLE gepp_audit_calls RENAME TO away")
+    assert housekeeping.Housekeeper(platform.database, steps.STATUSES).tidy(60.0) == 0
+
+
 def test_without_time_it_does_one_slice_and_goes_on_when_it_has_time_again(platform: Platform) -> None:
     platform.insert("gepp_audit_calls", [call() for _ in range(retention.SLICE + 1)])
     housekeeper = housekeeping.Housekeeper(platform.database, steps.STATUSES)

@@ -121,3 +121,27 @@ def test_innocents_that_were_twice_in_flight_are_asked_one_by_one_and_pass(platf
     life = Life(platform, "r", set(), random.Random(0))
     assert life.live()
     assert (life.company, set(steps.states(platform).values())) == ([0] * 6, {"done"})
+
+
+def test_a_suspect_that_waited_long_comes_first_in_a_run_however_much_else_there_is(platform: Platform) -> None:
+    platform.rule()
+    ids = platform.transactions(platform.organization(), 8)
+    platform.batch(1, ids)
+    steps.take_up(platform)
+    long_ago = "2020-01-01 00:00:00.000000" + ("+00" if platform.is_postgresql else "")
+    platform.execute("UPDATE gepp_audit_items SET crashes = 2 WHERE transaction_id IN (:a, :b)", a=ids[5], b=ids[6])
+    assert [claim.crashes for claim in _first(platform, "run-1")] == [0, 0], "it was due just now"
+    platform.execute("UPDATE gepp_audit_items SET available_at = :at WHERE crashes = 2", at=long_ago)
+    assert [claim.crashes for claim in _first(platform, "run-2", "run-2")] == [2, 0, 0]
+
+
+def _first(platform: Platform, *runs_of: str) -> list[Claim]:
+    """What a run claims in its first turns, with two slots, each turn's calls answered before the next."""
+    life = Life(platform, runs_of[0], set(), random.Random(0))
+    found: list[Claim] = []
+    for _ in runs_of:
+        claimed = platform.database.write(lambda connection: life.claimer.claim(connection, 2, nothing_under_way=True))
+        life.claimer.note(claimed)
+        found += claimed.claims
+        steps.settle_all(platform, [steps.verdict(platform, claim) for claim in claimed.claims])
+    return found

@@ -159,7 +159,9 @@ def what_is_to_be_taken_up_is_found(scene: Scene) -> None:
 @_step(pages=250 * EACH, work=1_500 * EACH)
 def a_cancelled_batch_is_let_go(scene: Scene) -> None:
     """For each transaction an item and a row of the platform with all its indexes."""
-    assert batches.withdraw(scene.connection, scene.platform, scene.batch(CANCELLED)) == EACH
+    assert batches.withdraw(scene.connection, scene.platform, scene.batch(CANCELLED)) == batches.Withdrawn(
+        skipped=EACH, closed=True
+    )
 
 
 @_step(pages=120 * EACH, work=2_000 * EACH)

@@ -130,7 +130,7 @@ def close_all(platform: Platform) -> list[closing.Closed]:
     return [one for one in ended if one is not None]
 
 
-def reconcile(platform: Platform) -> list[int | None]:
+def reconcile(platform: Platform) -> list[batches.Withdrawn | None]:
     """Let go what people withdrew."""
     database = platform.database
     return [

@@ -169,6 +169,10 @@ def test_a_transaction_larger_than_what_was_reserved_does_not_pass_the_limit(
     assert done.exit_code == 0
     assert sorted(asked(simulator)) == [2, 3]
     assert done.json()["transactions"]["released"] >= 1
+    [left] = queue.platform.rows("SELECT * FROM gepp_audit_items WHERE state = 'ready'")
+    assert (left["transaction_id"], left["waits"], left["error_code"]) == (1, 1, "call_too_large_for_limit")
+    assert left["error"].startswith("The limit of 30,000 tokens per day for all organizations lets no call pass at all")
+    assert "call_too_large_for_limit" in done.stderr
     set_limits(programs, "--global", "--tokens-per-day", "300000")
     queue.platform.execute(
         "UPDATE gepp_audit_items SET available_at = '2020-01-01 00:00:00.000000' WHERE state = 'ready'"

@@ -50,6 +50,7 @@ class Step:
         self._fan_outs()
         for key in self.before.items.keys() | self.after.items.keys():
             self._item(key)
+        self._orphans()
         self._endings()
         for id_ in self.before.transactions.keys() | self.after.transactions.keys():
             self._transaction(id_)
@@ -120,6 +121,19 @@ class Step:
             require(gone, "2: only the leases of the dead are taken", key=key, item=item, changed=changed)
             self.reference.items[key] = replace(item, lease=moment(new["lease_until"]))
             self.reference.seen.add("buried")
+
+    def _orphans(self) -> None:
+        """A dead run's calls whose item was taken from them have an end, when the run is buried."""
+        for id_, row in self.after.calls.items():
+            old, call = self.before.calls.get(id_), self.reference.calls.get(id_)
+            if self.kind != "begin" or old is None or call is None or old["outcome"] == row["outcome"]:
+                continue
+            item = self.reference.items.get(call.key)
+            orphaned = item is None or item.state != "calling" or item.token != id_
+            known = call.run_id in self.reference.dead and (call.fate, row["outcome"]) == (None, "expired")
+            require(orphaned and known, "1: only what nobody waits for is expired by a burial", call=call, item=item)
+            call.fate = "expired"
+            self.reference.seen.add("buried orphan")
 
     def _expired(self, key: Key, item: Item, old: Row, new: Row) -> None:
         if self.kind == "requeue" and old["state"] == "calling" and new["state"] != "calling":

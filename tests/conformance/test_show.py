@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -367,7 +368,8 @@ def test_the_prompt_of_an_ended_batch_says_whether_rules_or_transaction_changed(
     assert (found.rules_from, found.same) == ("current", True)
     # the verdict itself set the status, which changes nothing of what is compared
     assert platform.value("SELECT status FROM transactions WHERE id = :id", id=id_) == "approved"
-    assert '"notes":' in found.suffix
+    [sent] = [json.loads(line) for line in found.suffix.splitlines() if line.startswith("{")]
+    assert ("notes" in sent, "status" in sent) == (True, False)
     platform.rule("DC-09", name="A later rule")
     platform.execute("UPDATE transactions SET notes = 'edited' WHERE id = :id", id=id_)
     found = prompt(platform, id_)

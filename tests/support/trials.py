@@ -55,6 +55,8 @@ def take_over(arena: Arena, *, next_host: str, quick: bool) -> float:
     def tick() -> bool:
         done = arena.programs.run("process-queue", "--json", GEPP_AUDIT_HOST=next_host)
         assert done.exit_code == 0, done.stderr
+        asked = Counter(call["transaction_id"] for call in _asked_about(arena, ids))
+        assert next_host != "h1" or min(asked.values()) >= 2, "the first tick of the same host did not take all up"
         return set(arena.platform.labels(ids).values()) == {"approved"}
 
     wait_until(tick, 60, what="the end of the batch")  # ticks come until the leases have ended

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.laws import assert_laws
-from tests.support.chaos import settled_log
+from tests.support.chaos import settled_log, shifted
 from tests.support.evidence import Told
 from tests.support.platforms import Platform
 from tests.support.processes import Programs, Simulator
@@ -105,6 +105,40 @@ def test_six_processes_of_one_host_at_once_are_one_run_and_five_that_leave_in_si
     queue.assert_all_settled()
     trouble = Told(disruptions=1, concurrency=CONCURRENCY, expected=queue.statuses, killers=set())
     assert_laws(queue.platform.url, asked=settled_log(simulator), told=trouble)
+
+
+@pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
+def test_every_time_that_is_written_is_the_databases_and_not_the_hosts(
+    queue: SampleQueue, programs: Programs, simulator: Simulator
+) -> None:
+    queue.fill(4, 2)
+    refused_once = {"match": {"attempt": 1}, "do": {"status": 500}}
+    simulator.scenario({"rules": [refused_once]})
+    before = queue.platform.value("SELECT clock_timestamp()")
+    done = programs.run("process-queue", GEPP_AUDIT_BACKOFF_SECONDS="0.01", **shifted(3_600))
+    assert done.exit_code == 0, done.stderr
+    queue.assert_all_settled()
+    moments = queue.platform.rows(_MOMENTS)
+    assert {row["written_in"] for row in moments} >= {"calls.dispatched_at", "calls.answered_at", "runs.finished_at"}
+    after = queue.platform.value("SELECT clock_timestamp()")
+    wrong = {row["written_in"]: row["at"] for row in moments if not before <= row["at"] <= after}
+    assert wrong == {}
+
+
+#: every moment that a finished run leaves behind
+_MOMENTS = " UNION ALL ".join(
+    f"SELECT '{table.removeprefix('gepp_audit_')}.{column}' AS written_in, {column}{zone} AS at FROM {table}"
+    f" WHERE {column} IS NOT NULL"
+    for table, columns, zone in (
+        ("gepp_audit_batches", ("discovered_at", "fanned_out_at", "closed_at"), ""),
+        ("gepp_audit_calls", ("dispatched_at", "answered_at"), ""),
+        ("gepp_audit_runs", ("started_at", "reported_at", "finished_at"), ""),
+        ("transaction_audit_history", ("completed_at",), ""),
+        ("transaction_audits", ("created_date", "updated_date"), ""),
+        ("transactions", ("ai_audit_date",), " AT TIME ZONE 'UTC'"),
+    )
+    for column in columns
+)
 
 
 # -- frozen ------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from gepp_audit.provider.transport import (
     BodyUndecodable,
     BoundedClient,
     SentTooLate,
+    Turnstile,
     current_attempt,
 )
 
@@ -57,6 +58,7 @@ class Exchange:
         self._secrets = tuple(secret for secret in (api_key, *(auth or ())) if len(secret) >= _MIN_SECRET)
         self._call_timeout = call_timeout
         self._accepted = False
+        self._turnstile = Turnstile()
         timeout = httpx2.Timeout(call_timeout, connect=min(_CONNECT_TIMEOUT, call_timeout), pool=None)
         self._client = openai.AsyncOpenAI(
             api_key=api_key,
@@ -80,11 +82,17 @@ class Exchange:
 
     async def call(self, request: CallRequest) -> CallResult:
         """Send `request`, unless its `send_before` has passed, and read what comes back within the call timeout."""
+        attempt = Attempt(send_before=request.send_before, leave=await self._turnstile.enter())
+        try:
+            return await self._call(request, attempt)
+        finally:
+            attempt.leave()
+
+    async def _call(self, request: CallRequest, attempt: Attempt) -> CallResult:
         try:
             body = encode_request(request, self._capabilities(request))
         except ValueError:
             return _unsent(request, _UNWRITABLE)
-        attempt = Attempt(send_before=request.send_before)
         current_attempt.set(attempt)
         started = clock()
         try:

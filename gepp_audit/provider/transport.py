@@ -10,7 +10,9 @@ Imports the SDK: load this module in the provider's process only.
 
 from __future__ import annotations
 
+import asyncio
 import zlib
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +22,8 @@ from openai import DefaultAsyncHttpxClient
 
 from gepp_audit.provider.clock import clock
 
+#: seconds; a request is made and written in one or two thousandths
+_LONGEST_TURN: Final = 0.05
 #: an answer takes a few kilobytes; what is larger is none
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 
@@ -36,15 +40,54 @@ class BodyUndecodable(Exception):
     """The response's body is not what its Content-Encoding says."""
 
 
+class Turnstile:
+    """Lets one request at a time from its making to its last byte out.
+
+    Calls that are handed over together would else be made and written by turns, so that the first of them left hardly
+    before the last. Whoever has to wait for the network lets the next one pass.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def enter(self) -> Callable[[], None]:
+        """Wait for one's turn; returns what ends it, to be called once or more often.
+
+        One that stands still for `_LONGEST_TURN` seconds, its bytes not taken, keeps nobody else away.
+        """
+        try:
+            async with asyncio.timeout(_LONGEST_TURN):
+                await self._lock.acquire()
+        except TimeoutError:
+            return lambda: None
+        inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            if inside:
+                inside = False
+                self._lock.release()
+
+        return leave
+
+
+#: events of httpx2's trace at which a request is out, or waits for the network
+_LEAVES: Final = (".connect_tcp.started", ".connect_unix_socket.started", ".send_request_body.complete")
+
+
 @dataclass(slots=True)
 class Attempt:
     """One request on its way; the HTTP client notes in `sent` when its first byte leaves."""
 
     send_before: float
     sent: bool = False
+    #: ends its turn
+    leave: Callable[[], None] = lambda: None
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx2's trace extension: called between the connection being ready and the headers being written."""
+        if event.endswith(_LEAVES):
+            self.leave()
         if not event.endswith(".send_request_headers.started"):
             return
         if getattr(info.get("request"), "method", None) == b"CONNECT":

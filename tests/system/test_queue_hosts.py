@@ -115,7 +115,8 @@ def test_every_time_that_is_written_is_the_databases_and_not_the_hosts(
     refused_once = {"match": {"attempt": 1}, "do": {"status": 500}}
     simulator.scenario({"rules": [refused_once]})
     before = queue.platform.value("SELECT clock_timestamp()")
-    done = programs.run("process-queue", GEPP_AUDIT_BACKOFF_SECONDS="0.01", **shifted(3_600))
+    programs.environ |= {"GEPP_AUDIT_BACKOFF_SECONDS": "0.01", **shifted(3_600)}
+    done = programs.run("process-queue")
     assert done.exit_code == 0, done.stderr
     queue.assert_all_settled()
     moments = queue.platform.rows(_MOMENTS)

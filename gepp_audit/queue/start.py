@@ -37,7 +37,7 @@ def process_queue(
     `run_id` stands in every event until the caller's `logs.bound` ends, also in what is told of an error.
     """
     began = time.monotonic()
-    identity = liveness.identify(options.host)
+    identity = liveness.identify(options.host, options.sandbox)
     summary = Summary(run_id=identity.run_id, organizations=tuple(options.organizations))
     is_open, old_rows = database.read(lambda connection: _look(connection, options.batch_statuses))
     if not is_open:
@@ -47,7 +47,10 @@ def process_queue(
 
             prune_slice(database, options.batch_statuses)
         return summary
-    summary.busy_run, dead, in_flight = database.write(lambda connection: _begin(connection, identity, summary))
+    in_sandbox = options.sandbox is not None
+    summary.busy_run, dead, in_flight = database.write(
+        lambda connection: _begin(connection, identity, summary, in_sandbox=in_sandbox)
+    )
     if summary.busy_run is None:
         logs.bind(run_id=summary.run_id)
     if dead:
@@ -83,14 +86,23 @@ def _look(connection: Connection, statuses: tuple[str, ...]) -> tuple[bool, bool
     return is_open, not is_open and retention.due(connection, statuses)
 
 
-def _begin(connection: Connection, identity: RunIdentity, summary: Summary) -> tuple[str | None, list[str], int]:
+def _begin(
+    connection: Connection, identity: RunIdentity, summary: Summary, *, in_sandbox: bool
+) -> tuple[str | None, list[str], int]:
     """Note this run, and bury those of this host whose process is gone.
 
+    `in_sandbox`: the host is the sandbox alone, and in one process of it one run follows the other; see `liveness`.
     Returns the run that keeps this one away, the buried ones, and how many calls those had in flight.
     """
     limits.lock(connection)
     others = runs.unfinished(connection, identity.host)
-    dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
+    if in_sandbox:
+        others = [(other, keeps_away) for other, keeps_away in others if liveness.same_place(other, identity)]
+    dead = [
+        other.run_id
+        for other, _ in others
+        if liveness.is_gone(other, identity) or (in_sandbox and liveness.same_process(other, identity))
+    ]
     in_flight = runs.bury(connection, dead)
     busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
     if not busy:

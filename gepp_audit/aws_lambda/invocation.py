@@ -80,7 +80,7 @@ def _work(environ: Mapping[str, str], deadline: float) -> dict[str, Any]:
     least = settings.call_timeout + SETTLE_SECONDS + LEAST_CLAIM_SECONDS
     if whole < least:
         raise OperatorError(
-            f"the function has {whole:.0f} s, and one call may take {settings.call_timeout:g} s and "
+            f"the function has {int(whole)} s, and one call may take {settings.call_timeout:g} s and "
             f"{SETTLE_SECONDS:g} s to be written back, so nothing was claimed.",
             fix=f"Set the function's timeout to at least {least:.0f} s, or lower GEPP_AUDIT_CALL_TIMEOUT.",
             code="function_timeout",

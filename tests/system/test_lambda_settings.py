@@ -1,4 +1,4 @@
-"""Settings of the function that stand in AWS's own stores: fetched with boto3 over real HTTP, and kept while they work."""
+"""Settings of the function that stand in AWS's own stores: fetched with boto3 over HTTP, and kept while they work."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def build(output: Path, *, architecture: str, python: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / "unpacked"
         _install(_wheel(Path(folder)), unpacked, MACHINES[architecture], python)
-        _require_complete(unpacked, MACHINES[architecture], python)
+        require_complete(unpacked, MACHINES[architecture], python)
         files = sorted(_files(unpacked))
         whole = sum(path.stat().st_size for path in files)
         if whole > _LARGEST_UNPACKED:
@@ -109,8 +109,11 @@ def _pip(*arguments: str) -> None:
         raise BuildError(f"pip {arguments[0]} failed:\n{done.stderr.strip()}")
 
 
-def _require_complete(unpacked: Path, machine: str, python: str) -> None:
-    """pip reads "only for Python 3.13" by the Python that it runs on: look by the function's own what is missing."""
+def require_complete(unpacked: Path, machine: str, python: str) -> None:
+    """BuildError where a package is missing that the function's own Python needs.
+
+    What holds "only for Python 3.13", pip decides by the Python that it runs on.
+    """
     environment = {
         "python_version": python,
         "python_full_version": f"{python}.0",

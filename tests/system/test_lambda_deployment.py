@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gepp_audit.settings import Settings
+from scripts.aws import build_zip
 from tests.support.platforms import Platform
 from tests.support.processes import ROOT, Programs, Simulator
 from tests.support.queues import BROKEN, CLEAN, SampleQueue, connect
@@ -77,16 +78,23 @@ def test_the_zip_is_small_enough_and_starts_where_nothing_else_is_installed(
     queue.assert_all_settled()
 
 
-def test_a_zip_for_which_there_are_no_wheels_is_refused(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, AWS / "build_zip.py", "--python", "3.2", "--output", tmp_path / "function.zip"],
-        capture_output=True,
-        text=True,
-        check=False,
+def distribution(folder: Path, name: str, *requires: str) -> None:
+    """An installed package, as far as its metadata tell."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *(f"Requires-Dist: {one}" for one in requires)]
+    (info / "METADATA").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_a_package_that_only_the_functions_python_needs_is_missed(tmp_path: Path) -> None:
+    distribution(tmp_path, "gepp-audit", "Some.Client[fast]>=1", "tomli; python_version < '3.11'")
+    distribution(
+        tmp_path, "some-client", "late; python_version >= '3.13'", "speed; extra == 'fast'", "no; extra == 'x'"
     )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: pip install failed:\n")
-    assert list(tmp_path.iterdir()) == []
+    distribution(tmp_path, "speed")
+    build_zip.require_complete(tmp_path, "x86_64", "3.12")
+    with pytest.raises(build_zip.BuildError, match=r"the package late is needed on Python 3\.13"):
+        build_zip.require_complete(tmp_path, "x86_64", "3.13")
 
 
 # -- the templates -----------------------------------------------------------------------------------------------------
@@ -170,7 +178,7 @@ def test_both_templates_start_the_handler_every_minute_one_at_a_time() -> None:
         # "rate(1 minutes)" would be refused by AWS, and cfn-lint lets it pass
         "schedule": ("Schedule", "rate(1 minute)"),
         "timeout": 120,
-        "memory": 512,
+        "memory": 1024,
         "at once": 1,
         "retries": {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 300},
         "dead letters": ("SQS", {"Fn::GetAtt": "DeadLetters.Arn"}),
@@ -191,13 +199,15 @@ def test_the_build_makes_what_the_templates_run() -> None:
 
 
 def test_cfn_lint_finds_nothing_in_the_template_and_something_in_a_broken_one(tmp_path: Path) -> None:
-    lint = Path(sys.executable).with_name("cfn-lint")
-    done = subprocess.run([lint, AWS / "template.yaml"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    broken = tmp_path / "template.yaml"
+    broken = tmp_path / "broken.yaml"
     text = (AWS / "template.yaml").read_text(encoding="utf-8")
     broken.write_text(text.replace("RetentionInDays: !Ref LogRetentionDays", "RetentionInDays: 91"), encoding="utf-8")
-    assert subprocess.run([lint, broken], capture_output=True, check=False).returncode != 0
+    lint = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run(
+        [lint, "--format", "parseable", AWS / "template.yaml", broken], capture_output=True, text=True, check=False
+    )
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+    assert done.stdout.startswith(f"{broken}:")
 
 
 def statements(template: dict[str, Any]) -> list[dict[str, Any]]:

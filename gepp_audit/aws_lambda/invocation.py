@@ -77,7 +77,7 @@ def invoke(context: Context) -> dict[str, Any]:
 def _work(environ: Mapping[str, str], deadline: float) -> dict[str, Any]:
     whole = deadline - time.monotonic()
     settings = _settings(environ)
-    least = settings.call_timeout + SETTLE_SECONDS + LEAST_CLAIM_SECONDS
+    least = _least(settings)
     if whole < least:
         raise OperatorError(
             f"the function has {int(whole)} s, and one call may take {settings.call_timeout:g} s and "
@@ -102,6 +102,11 @@ def _work(environ: Mapping[str, str], deadline: float) -> dict[str, Any]:
     return result
 
 
+def _least(settings: Settings) -> float:
+    """Seconds in which a run can claim a call, wait for its answer and write it back."""
+    return settings.call_timeout + SETTLE_SECONDS + LEAST_CLAIM_SECONDS
+
+
 def _settings(environ: Mapping[str, str]) -> Settings:
     logs.register_secrets(*(environ[name] for name in _CREDENTIALS if environ.get(name)))
     settings = load({}, references.resolved(environ), Path.cwd())
@@ -122,6 +127,8 @@ def _run_with_fresh_settings(environ: Mapping[str, str], settings: Settings, dea
         if error.code != "database_unreachable":
             raise
         references.forget()
+        if deadline - time.monotonic() < _least(settings):
+            raise
         fresh = _settings(environ)
         if fresh.database_url == settings.database_url:
             raise

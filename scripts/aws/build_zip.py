@@ -37,6 +37,8 @@ _LARGEST_UNPACKED: Final = 250 * 1000 * 1000
 #: folders that no function needs; scripts for a shell are the first one of their path
 _LEFT_OUT: Final = frozenset({"__pycache__", "tests"})
 _SCRIPTS: Final = "bin"
+#: what an installation leaves behind of itself, such as the folder that it was made from
+_TRACES: Final = frozenset({"direct_url.json", "INSTALLER", "RECORD", "REQUESTED"})
 #: the earliest moment that a zip can name
 _WHEN: Final = (1980, 1, 1, 0, 0, 0)
 
@@ -151,7 +153,9 @@ def _required(
 def _files(unpacked: Path) -> Iterator[Path]:
     for path in unpacked.rglob("*"):
         parts = path.relative_to(unpacked).parts
-        if path.is_file() and parts[0] != _SCRIPTS and not _LEFT_OUT.intersection(parts):
+        if parts[0] == _SCRIPTS or _LEFT_OUT.intersection(parts) or path.name in _TRACES:
+            continue
+        if path.is_file():
             yield path
 
 

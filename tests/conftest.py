@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gepp_audit.database.migrate import initialize
+from tests.support.lambda_runtime import Lambda, running_lambda
 from tests.support.outputs import new_output_file
 from tests.support.platform_schema import VERSIONS, platform_sql
 from tests.support.platforms import Platform
@@ -98,3 +99,10 @@ def simulator() -> Iterator[Simulator]:
     """The bundled simulator, which answers at once and takes only the test's key."""
     with running_simulator() as simulator:
         yield simulator
+
+
+@pytest.fixture
+def aws_lambda(programs: Programs, tmp_path: Path) -> Iterator[Lambda]:
+    """AWS Lambda with the function in it, as often as a test wants."""
+    with running_lambda(programs, tmp_path) as service:
+        yield service

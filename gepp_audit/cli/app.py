@@ -88,16 +88,9 @@ class App:
 
         OperatorError: no address, no database, not reachable, or a schema of another version.
         """
-        from gepp_audit.database.engine import open_database
-        from gepp_audit.database.migrate import require_schema
+        from gepp_audit.queue.configured import database_of
 
-        database = open_database(self.settings.require_database_url())
-        try:
-            require_schema(database)
-        except BaseException:
-            database.close()
-            raise
-        return database
+        return database_of(self.settings)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

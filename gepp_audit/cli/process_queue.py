@@ -123,27 +123,14 @@ def _failed_batches(ids: tuple[int, ...]) -> str:
 
 def _blocked(app: App, summary: Summary) -> Result:
     """The provider refuses us: what was done until then, and on stderr what to do."""
-    message, fix = _refusal(summary)
+    from gepp_audit.queue.remedies import refusal
+
+    message, fix = refusal(summary)
     if app.mail.wants_error(str(summary.block_reason)):
         error_text(logs.redacted(f"Error: {message}\n{fix}"))
     logs.event(40, "run_blocked", file_only=True, reason=summary.block_reason, message=message)
     error = {"code": summary.block_reason, "message": logs.redacted(message), "fix": fix}
     return Result(data=summary.as_json() | {"error": error}, exit_code=1)
-
-
-def _refusal(summary: Summary) -> tuple[str, str]:
-    """Why no call may leave, and what to do."""
-    from gepp_audit.queue.remedies import of_refusal
-
-    message = f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}"
-    if summary.calls == 0 and summary.block_wait is not None:
-        message = f"an earlier call was refused ({summary.block_reason}), and this run tried none: "
-        message += summary.block_detail or "the provider said no more"
-        fix = f"If that is mended, a run tries one call in {summary.block_wait:.0f} s by itself, or at once after "
-        fix += '"gepp-audit stuck --requeue BATCH --yes".'
-    else:
-        fix = f"{of_refusal(summary.block_reason or '').mend}; the next run tries it by itself, one call a minute."
-    return message, fix
 
 
 def _for_who_was_not_there(summary: Summary) -> list[str]:
@@ -152,7 +139,9 @@ def _for_who_was_not_there(summary: Summary) -> list[str]:
     if summary.failed_batches:
         said.insert(0, _failed_batches(tuple(summary.failed_batches)))
     if summary.block_reason is not None:
-        message, fix = _refusal(summary)
+        from gepp_audit.queue.remedies import refusal
+
+        message, fix = refusal(summary)
         said[:0] = [f"Error: {message}", fix]
     return said
 

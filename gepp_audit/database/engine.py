@@ -8,6 +8,7 @@ hence none is open while a provider is asked. Nothing is kept in the session, so
 
 from __future__ import annotations
 
+import math
 import random
 import sqlite3
 import time
@@ -63,6 +64,8 @@ class Database:
         self.is_postgresql = engine.dialect.name == "postgresql"
         #: seconds for which a statement is repeated while the database is out of reach, unless a caller says otherwise
         self.patience = 15.0
+        #: when (monotonic) nothing is repeated any more, however patient a caller is: the process is ended soon after
+        self.give_up_at = math.inf
         #: for messages: the password is masked
         plain = engine.url.set(drivername=engine.url.get_backend_name())
         self.name = masked_url(plain.render_as_string(hide_password=False))
@@ -117,7 +120,7 @@ class Database:
             except DBAPIError as error:
                 held = lock_patience is not None and sqlstate(error) in LOCK_STATES
                 limit = lock_patience if held and lock_patience is not None else patience
-                if not _worth_repeating(error) or time.monotonic() + pause > began + limit:
+                if not _worth_repeating(error) or time.monotonic() + pause > min(began + limit, self.give_up_at):
                     raise operator_error(error, self.name) from error
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -1,6 +1,6 @@
-"""A run as the settings have it: what it is told to do, and the provider that it asks.
+"""A run as the settings have it: what it is told to do, the database it works on, and the provider that it asks.
 
-Whoever starts the queue (a command, a route, a schedule) makes both here, so that one setting means one thing at every
+Whoever starts the queue (a command, a route, a schedule) makes them here, so that one setting means one thing at every
 door.
 """
 
@@ -15,6 +15,7 @@ from gepp_audit.queue.stopping import Stop
 from gepp_audit.settings import Settings
 
 if TYPE_CHECKING:
+    from gepp_audit.database.engine import Database
     from gepp_audit.provider.openai_client import OpenAIClient
 
 
@@ -49,6 +50,23 @@ def run_options(
         max_transactions=max_transactions,
         max_seconds=settings.max_seconds,
     )
+
+
+def database_of(settings: Settings) -> Database:
+    """The database of the settings, its schema checked; the caller closes it.
+
+    OperatorError: no address, no database, not reachable, or a schema of another version.
+    """
+    from gepp_audit.database.engine import open_database
+    from gepp_audit.database.migrate import require_schema
+
+    database = open_database(settings.require_database_url())
+    try:
+        require_schema(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 @contextlib.contextmanager

@@ -2,6 +2,11 @@
 
 A pid alone is reused; together with its start time it names one process, inside one pid namespace of one boot. Two
 containers that share a host name differ in the namespace, and then nothing is said.
+
+The machines in which a cloud runs functions may be copies of one picture: alike in name, boot id, namespace and even
+pids. There whoever starts the run names its *sandbox*, which then belongs to the namespace, so that sandboxes are to
+each other what hosts are. A process of a sandbox does one run after the other: what an earlier one of it left open is
+over.
 """
 
 from __future__ import annotations
@@ -19,13 +24,14 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
 
 
-def identify(host: str | None) -> RunIdentity:
-    """This process under a fresh run id. `host`: None is the host's own name."""
+def identify(host: str | None, sandbox: str | None = None) -> RunIdentity:
+    """This process under a fresh run id. `host`: None is the host's own name. `sandbox`: see the module."""
+    namespace = _namespace()
     return RunIdentity(
         run_id=uuid4().hex,
         host=host or socket.gethostname(),
         boot_id=_read(_BOOT_ID),
-        pid_namespace=_namespace(),
+        pid_namespace=namespace if sandbox is None else f"{sandbox} {namespace}",
         pid=os.getpid(),
         pid_started_at=_started_at(os.getpid()) or 0.0,
         version=__version__,
@@ -34,11 +40,20 @@ def identify(host: str | None) -> RunIdentity:
 
 def is_gone(other: RunIdentity, here: RunIdentity) -> bool:
     """True only where it is certain, from here, that the other run's process has ended."""
-    same_place = (other.host, other.boot_id, other.pid_namespace) == (here.host, here.boot_id, here.pid_namespace)
-    if not same_place or not other.boot_id:
+    if not same_place(other, here) or not other.boot_id:
         return False
     started_at = _started_at(other.pid)
     return started_at is None or started_at != other.pid_started_at
+
+
+def same_place(other: RunIdentity, here: RunIdentity) -> bool:
+    """Both processes live, or lived, where pids mean the same."""
+    return (other.host, other.boot_id, other.pid_namespace) == (here.host, here.boot_id, here.pid_namespace)
+
+
+def same_process(other: RunIdentity, here: RunIdentity) -> bool:
+    """Both runs are of one and the same process."""
+    return same_place(other, here) and (other.pid, other.pid_started_at) == (here.pid, here.pid_started_at)
 
 
 def _read(path: Path) -> str:

@@ -24,6 +24,8 @@ class RunOptions:
     max_completion_tokens: int
     batch_statuses: tuple[str, ...]
     host: str | None = None
+    #: names a place that does one run at a time and shares its host's name with others; see `liveness`
+    sandbox: str | None = None
     send_fields: frozenset[str] = frozenset()
     price_overrides: Mapping[str, Any] | None = None
     organizations: tuple[int, ...] = ()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gepp_audit.model import ErrorCode
+
+if TYPE_CHECKING:
+    from gepp_audit.queue.summary import Summary
 
 
 class Remedy(NamedTuple):
@@ -54,3 +57,16 @@ def of_refusal(reason: str) -> Remedy:
 def of_failure(code: str | None) -> str:
     """What to do about calls that fail with `code` and are asked again (no full stop)."""
     return _FAILURES.get(code or "", _OTHER_FAILURE)
+
+
+def refusal(summary: Summary) -> tuple[str, str]:
+    """Why no call of a blocked run may leave, and what to do: two sentences."""
+    message = f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}"
+    if summary.calls == 0 and summary.block_wait is not None:
+        message = f"an earlier call was refused ({summary.block_reason}), and this run tried none: "
+        message += summary.block_detail or "the provider said no more"
+        fix = f"If that is mended, a run tries one call in {summary.block_wait:.0f} s by itself, or at once after "
+        fix += '"gepp-audit stuck --requeue BATCH --yes".'
+    else:
+        fix = f"{of_refusal(summary.block_reason or '').mend}; the next run tries it by itself, one call a minute."
+    return message, fix

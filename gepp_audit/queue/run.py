@@ -369,11 +369,12 @@ class Run:
         summary.seconds = time.monotonic() - self.began
         summary.outcome = outcome or self._outcome()
 
-        def finish(connection: Connection) -> int:
+        def finish(connection: Connection) -> tuple[int, int]:
             runs.finish(connection, summary.run_id, summary.outcome.value, summary.as_stored())
-            return batches.count_open(connection, self.options.organizations)
+            open_batches = batches.count_open(connection, self.options.organizations)
+            return open_batches, items.count_open(connection, self.options.organizations) if open_batches else 0
 
-        summary.batches_in_progress = self.database.write(finish)
+        summary.batches_in_progress, summary.left = self.database.write(finish)
         if summary.retries and not summary.ended and summary.outcome is Outcome.PROCESSED:
             logs.warning("no_call_got_through", tries=summary.retries, reason=summary.last_failure)
         logs.info("run_finished", **{name: value for name, value in summary.as_json().items() if name != "run_id"})

@@ -37,7 +37,7 @@ def process_queue(
     `run_id` stands in every event until the caller's `logs.bound` ends, also in what is told of an error.
     """
     began = time.monotonic()
-    identity = liveness.identify(options.host)
+    identity = liveness.identify(options.host, options.sandbox)
     summary = Summary(run_id=identity.run_id, organizations=tuple(options.organizations))
     is_open, old_rows = database.read(lambda connection: _look(connection, options.batch_statuses))
     if not is_open:
@@ -47,7 +47,10 @@ def process_queue(
 
             prune_slice(database, options.batch_statuses)
         return summary
-    summary.busy_run, dead, in_flight = database.write(lambda connection: begin(connection, identity, summary))
+    in_sandbox = options.sandbox is not None
+    summary.busy_run, dead, in_flight = database.write(
+        lambda connection: begin(connection, identity, summary, in_sandbox=in_sandbox)
+    )
     if summary.busy_run is None:
         logs.bind(run_id=summary.run_id)
     if dead:
@@ -83,18 +86,28 @@ def _look(connection: Connection, statuses: tuple[str, ...]) -> tuple[bool, bool
     return is_open, not is_open and retention.due(connection, statuses)
 
 
-def begin(connection: Connection, identity: RunIdentity, summary: Summary) -> tuple[str | None, list[str], int]:
+def begin(
+    connection: Connection, identity: RunIdentity, summary: Summary, *, in_sandbox: bool = False
+) -> tuple[str | None, list[str], int]:
     """Note this run, and bury those of this host whose process is gone.
 
+    `in_sandbox`: the host is the sandbox alone, and in one process of it one run follows the other; see `liveness`.
     Returns the run that keeps this one away, the buried ones, and how many calls those had in flight.
     """
     limits.lock(connection)
     found = runs.unfinished(connection, identity.host)
     # this one is among them where the first try was committed and only its reply lost
     others = [(other, away) for other, away in found if other.run_id != identity.run_id]
-    dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
+    known = len(others) < len(found)
+    if in_sandbox:
+        others = [(other, away) for other, away in others if liveness.same_place(other, identity)]
+    dead = [
+        other.run_id
+        for other, _ in others
+        if liveness.is_gone(other, identity) or (in_sandbox and liveness.same_process(other, identity))
+    ]
     in_flight = runs.bury(connection, dead)
     busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]
-    if not busy and len(others) == len(found):
+    if not busy and not known:
         runs.start(connection, identity, summary.as_stored())
     return (busy[0] if busy else None), dead, in_flight

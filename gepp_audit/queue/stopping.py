@@ -2,6 +2,8 @@
 
 The first SIGTERM or SIGINT stops the claiming; what is paid for is waited for, at most `GRACE_SECONDS`. The second one
 leaves at once: whatever was in flight is seen to be gone by the next run of this host, or ends with its lease.
+
+Where something outside ends the process at a known moment, `patience_ends` is set: from then on nothing is waited for.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ GRACE_SECONDS: Final = 20.0
 class Stop:
     """Whether, and since when, a run is to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_ends: float | None = None) -> None:
+        """`patience_ends`: when (monotonic) calls in flight are given up, whatever else holds; None: never."""
         self.signal: int | None = None
+        self._patience_ends = patience_ends
         self._since = 0.0
         #: a queue and no event: its `put` may be called in a signal handler while `sleep` waits
         self._arrived: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -63,6 +67,8 @@ class Stop:
     @property
     def out_of_patience(self) -> bool:
         """The grace for calls in flight is over."""
+        if self._patience_ends is not None and time.monotonic() > self._patience_ends:
+            return True
         return self.signal is not None and time.monotonic() - self._since > GRACE_SECONDS
 
     @property

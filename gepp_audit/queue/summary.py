@@ -61,6 +61,8 @@ class Summary:
     last_failure: str | None = None
     #: transactions that were ready when this run took up their batches
     taken_up: int = 0
+    #: transactions that wait for a call, or are asked, when it ends: what it leaves to others
+    left: int = 0
     #: the run that keeps this one away
     busy_run: str | None = None
     #: it works for these alone; empty: for all

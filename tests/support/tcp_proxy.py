@@ -23,14 +23,15 @@ _RESET: Final = struct.pack("ii", 1, 0)
 class TcpProxy:
     """Forwards 127.0.0.1:`port` to 127.0.0.1:`target`."""
 
-    def __init__(self, target: int, seed: int) -> None:
+    def __init__(self, target: int, seed: int, port: int = 0) -> None:
+        """`port`: 0 is any that is free."""
         self._target = target
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._probability = 0.0
         self.cuts = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

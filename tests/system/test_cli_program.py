@@ -110,8 +110,12 @@ def test_an_idle_tick_imports_nothing_that_it_does_not_need(tmp_path: Path) -> N
     script = (
         "import sys\nfrom gepp_audit.cli import main\n"
         "try: main(['process-queue'])\nexcept SystemExit as end: print(end.code)\n"
+        "before = set(sys.modules)\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
-        "{'openai', 'alembic', 'rich', 'structlog', 'asyncio', 'httpx2', 'pydantic'}))"
+        "{'openai', 'alembic', 'rich', 'structlog', 'asyncio', 'httpx2', 'pydantic', 'boto3', 'botocore'}))\n"
+        "print([name for name in sys.modules if name.startswith('gepp_audit.aws_lambda')])\n"
+        "import gepp_audit.aws_lambda\n"
+        "print(sorted({'openai', 'alembic', 'boto3', 'botocore', 'click', 'rich'} & set(sys.modules) - before))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -121,8 +125,8 @@ def test_an_idle_tick_imports_nothing_that_it_does_not_need(tmp_path: Path) -> N
         text=True,
         check=True,
     )
-    exit_code, imported = done.stdout.splitlines()
-    assert exit_code == "0"
+    exit_code, imported, function, more_of_the_function = done.stdout.splitlines()
+    assert (exit_code, function, more_of_the_function) == ("0", "[]", "[]")
     # SQLAlchemy itself imports asyncio
     assert imported in ("[]", "['asyncio']")
 

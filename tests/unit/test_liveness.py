@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from gepp_audit.model import RunIdentity
-from gepp_audit.queue.liveness import identify, is_gone
+from gepp_audit.queue.liveness import identify, is_gone, same_process
 
 IDENTIFY = """
 from gepp_audit.queue.liveness import identify
@@ -66,3 +66,11 @@ def test_another_process_with_the_same_pid_is_not_the_run(here: RunIdentity) -> 
 def test_of_a_process_somewhere_else_nothing_is_said(here: RunIdentity, field: str) -> None:
     elsewhere = dataclasses.replace(here, pid=2**22, **{field: "elsewhere"})  # type: ignore[arg-type] # all three are text
     assert not is_gone(elsewhere, here)
+
+
+def test_of_a_process_in_another_sandbox_nothing_is_said_though_all_else_is_alike(here: RunIdentity) -> None:
+    mine, other = identify("h", "sandbox:1"), identify("h", "sandbox:2")
+    gone = dataclasses.replace(other, pid=2**22)
+    assert [is_gone(gone, mine), is_gone(gone, here), is_gone(gone, other)] == [False, False, True]
+    assert [same_process(other, mine), same_process(here, mine)] == [False, False]
+    assert same_process(identify("h", "sandbox:1"), mine)

@@ -22,7 +22,8 @@ def test_no_law_is_broken_in_a_storm(
     kind: Kind, cluster: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with open_arena(kind, cluster, tmp_path_factory.mktemp(kind), latency_ms=100) as arena:
-        plan = replace(PLAN, stops=1) if kind == "sqlite" else PLAN  # a frozen writer keeps all others waiting there
+        # on SQLite a frozen writer keeps all others waiting, and there is no server that could be out
+        plan = replace(PLAN, stops=1, outages=0) if kind == "sqlite" else PLAN
         chaos = arena.chaos(plan, SEED)
         chaos.make_trouble(sample_ids())
         chaos.end_in_peace()

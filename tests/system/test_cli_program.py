@@ -159,12 +159,12 @@ def test_a_log_file_that_cannot_be_written_stops_the_command_first(tmp_path: Pat
     assert (done.returncode, done.stderr.startswith("Error: cannot write the log file /proc/nowhere/log")) == (1, True)
 
 
-def test_an_unreachable_database_is_told_without_its_password(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "exit_code"), [("show", 1), ("stuck", 3)])
+def test_an_unreachable_database_is_told_without_its_password(tmp_path: Path, command: str, exit_code: int) -> None:
     environ = {"DATABASE_URL": "postgresql://gepp:hush-password@127.0.0.1:1/gepp"}
-    for command, exit_code in (("show", 1), ("stuck", 3)):
-        done = run("-v", "--log-file", "log", command, "--json", cwd=tmp_path, environ=environ)
-        assert done.returncode == exit_code
-        assert "hush" not in done.stdout + done.stderr + (tmp_path / "log").read_text()
+    done = run("-v", "--log-file", "log", command, "--json", cwd=tmp_path, environ=environ)
+    assert done.returncode == exit_code
+    assert "hush" not in done.stdout + done.stderr + (tmp_path / "log").read_text()
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.outputs import new_output_file
 from tests.support.processes import ROOT
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a clone would hold: the files that git tracks or would track, as they are in the work tree."""
     target = tmp_path_factory.mktemp("clone") / "gepp-audit"
@@ -47,16 +47,14 @@ def quickstart(clone: Path, **environ: str) -> str:
     return told
 
 
-def test_it_shows_approved_rejected_and_undecided_transactions_and_runs_twice(clone: Path) -> None:
+def test_it_shows_verdicts_of_each_kind_runs_again_and_spends_nothing_unasked(clone: Path) -> None:
     for _ in range(2):
         told = quickstart(clone)
         assert "31 approved, 22 rejected, 11 undecided" in told
         assert "This was answered by the bundled simulator." in told
         assert "no_action" in told
         assert ".venv/bin/gepp-audit stuck" in told
-
-
-def test_with_a_key_but_no_terminal_it_tells_the_price_and_spends_nothing(clone: Path) -> None:
+    # with a key but no terminal it tells the price
     told = quickstart(clone, OPENAI_API_KEY="sk-never-used")
     assert "64 calls to gpt-6-luna would cost about" in told
     assert "there is no terminal to ask" in told

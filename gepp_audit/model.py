@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 
 class ItemState(StrEnum):
@@ -125,6 +125,15 @@ class ErrorCode(StrEnum):
     GIVEN_UP = "given_up_by_operator"
     NOT_WRITABLE = "not_writable"
     TOO_LARGE_FOR_LIMIT = "call_too_large_for_limit"
+
+
+#: the codes with which a provider refuses us for good
+REFUSALS: Final = (
+    ErrorCode.KEY_REJECTED,
+    ErrorCode.QUOTA_EXHAUSTED,
+    ErrorCode.MODEL_UNAVAILABLE,
+    ErrorCode.REQUEST_REJECTED,
+)
 
 
 class CallOutcome(StrEnum):

@@ -295,6 +295,11 @@ LOCK_STATES: Final = frozenset({"55P03", "40P01"})
 REFUSED_CLASSES: Final = ("22", "23", "P0")
 
 
+def refuses_row(error: DBAPIError) -> bool:
+    """Whether the database refuses the row itself."""
+    return isinstance(error.orig, sqlite3.IntegrityError) or (sqlstate(error) or "").startswith(REFUSED_CLASSES)
+
+
 def sqlstate_behind(error: OperatorError) -> str | None:
     """The SQLSTATE of the driver's error behind `error`, or None; SQLite's constraints count as 23000."""
     cause = error.__cause__

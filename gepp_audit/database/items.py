@@ -47,7 +47,7 @@ from gepp_audit.database.engine import opened_at
 from gepp_audit.database.rows import Rows, among, kept
 from gepp_audit.database.tables import IS_CALLING, IS_READY, IS_SUSPECT, SUSPECT_AFTER, batches, calls, items, own_item
 from gepp_audit.database.types import UtcDateTime
-from gepp_audit.model import CallOutcome, Claim, ErrorCode, ItemState
+from gepp_audit.model import REFUSALS, CallOutcome, Claim, ErrorCode, ItemState
 
 __all__ = [
     "LEASE_SECONDS", "SUSPECT_AFTER", "CallTerms", "OpenBatch", "Reservation", "Suspect", "claim", "claim_probe",
@@ -310,7 +310,7 @@ def claim_probe(
     """Claim one item of these batches to try whether the provider still refuses us: one that was not refused before, if
     there is any, else the one whose refusal is the oldest. The fault may lie in the item that was refused last.
     """
-    refused = case((items.c.error_code.in_(_REFUSALS), 1), else_=0)
+    refused = case((items.c.error_code.in_([code.value for code in REFUSALS]), 1), else_=0)
     statement = (
         picked(0)
         .where(
@@ -324,15 +324,6 @@ def claim_probe(
         .with_for_update(skip_locked=True)
     )
     return dispatch(connection, insert_calls(statement), reserved(reservation), terms, moment)
-
-
-#: the codes with which a provider refuses us for good
-_REFUSALS: Final = (
-    ErrorCode.KEY_REJECTED.value,
-    ErrorCode.QUOTA_EXHAUSTED.value,
-    ErrorCode.MODEL_UNAVAILABLE.value,
-    ErrorCode.REQUEST_REJECTED.value,
-)
 
 
 def release_unknown(connection: Connection, run_id: str, known: Collection[int]) -> int:

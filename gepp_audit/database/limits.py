@@ -249,12 +249,21 @@ def slow_down(connection: Connection, paces: Sequence[Pace]) -> None:
     if pauses:
         _hold(connection, GLOBAL_SCOPE, moment + timedelta(seconds=max(pauses)))
     standing = gate.pace if gate.pace_until is not None and gate.pace_until > moment else _NO_PACE
+    told = Pace(
+        calls_per_minute=_lower(*(pace.calls_per_minute for pace in paces)),
+        tokens_per_minute=_lower(*(pace.tokens_per_minute for pace in paces)),
+    )
     lower = Pace(
-        calls_per_minute=_lower(standing.calls_per_minute, *(pace.calls_per_minute for pace in paces)),
-        tokens_per_minute=_lower(standing.tokens_per_minute, *(pace.tokens_per_minute for pace in paces)),
+        calls_per_minute=_lower(standing.calls_per_minute, told.calls_per_minute),
+        tokens_per_minute=_lower(standing.tokens_per_minute, told.tokens_per_minute),
     )
     fresh = gate.pace_until is not None and gate.pace_until > moment + timedelta(seconds=_PACE_SECONDS / 2)
-    if lower == standing and (fresh or lower == _NO_PACE):
+    # what is told no more, since higher limits are told now, runs out: it would else hold as long as anything is told
+    if lower == standing and (
+        fresh
+        or lower == _NO_PACE
+        or told != Pace(calls_per_minute=standing.calls_per_minute, tokens_per_minute=standing.tokens_per_minute)
+    ):
         return
     connection.execute(
         update(limits)

@@ -2,7 +2,8 @@
 platform.
 
 The protocol:
-1. Batches with something to write back are locked (SKIP LOCKED): one publisher per batch over all hosts.
+1. Batches with something to write back are locked (SKIP LOCKED), then their settled items: one publisher per batch over
+   all hosts, and no late answer that changes an item between its reading and its writing.
 2. Their transactions are locked FOR NO KEY UPDATE SKIP LOCKED; what the platform holds is published next time.
 3. Under those locks each is looked at again: people win, and what was edited since it was shown is asked again.
 4. Transactions, transaction_audits, our items and counters change in this one transaction (`written_back`).
@@ -21,6 +22,7 @@ from sqlalchemy import (
     and_,
     exists,
     func,
+    or_,
     select,
     update,
 )
@@ -31,7 +33,7 @@ from gepp_audit.database.platform import Loaded, Platform, existing, load
 from gepp_audit.database.platform_tables import IN_PROGRESS
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.rows import Rows, among
-from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items
+from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items, state_is
 from gepp_audit.database.written_back import write
 from gepp_audit.model import CallOutcome, ErrorCode, ItemState, SkipReason, Transaction
 
@@ -126,10 +128,16 @@ def _lock_unpublished(connection: Connection, most: int, only: Key | None = None
             func.coalesce(calls.c.model_answered, calls.c.model).label("model"),
         )
         .outerjoin_from(items, calls, calls.c.id == items.c.call_id)
-        .where(due, among(connection, items.c.audit_history_id, ours))
+        # a late answer may just now take a parked item: what was read must still stand when it is written back
+        .where(due, among(connection, items.c.audit_history_id, ours), or_(state_is(ItemState.FAILED), _BROUGHT))
         .order_by(items.c.audit_history_id, items.c.transaction_id)
         .limit(most)
+        .with_for_update(of=items, key_share=True, skip_locked=True)
     ).all()
+
+
+#: the ledger row is as new as the item: under the lock the item is read anew, and its call is not
+_BROUGHT: Final = calls.c.outcome == CallOutcome.VERDICT.value
 
 
 def first_waiting(connection: Connection) -> Key | None:

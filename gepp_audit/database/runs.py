@@ -78,11 +78,18 @@ def bury(connection: Connection, run_ids: Iterable[str]) -> int:
     if not dead:
         return 0
     moment = now(connection)
-    connection.execute(
-        update(runs).where(runs.c.id.in_(dead), runs.c.finished_at.is_(None)).values(finished_at=moment, outcome="died")
-    )
     unknown = and_(calls.c.run_id.in_(dead), calls.c.outcome.is_(None))
-    ended = _end_leases(connection, items.c.call_id.in_(select(calls.c.id).where(unknown).scalar_subquery()), moment)
+    theirs = items.c.call_id.in_(select(calls.c.id).where(unknown).scalar_subquery())
+    ended = _end_leases(connection, theirs, moment)
+    # a run some of whose items are held at this moment is buried by the next one to look
+    left = select(calls.c.run_id).where(
+        unknown, exists().where(items.c.call_id == calls.c.id, IS_CALLING, items.c.lease_until >= moment)
+    )
+    connection.execute(
+        update(runs)
+        .where(runs.c.id.in_(dead), runs.c.finished_at.is_(None), runs.c.id.not_in(left))
+        .values(finished_at=moment, outcome="died")
+    )
     # an item that was taken from its call (its batch was withdrawn) has no lease by whose end a claim would note it
     connection.execute(update(calls).where(unknown, ~own_item()).values(outcome=CallOutcome.EXPIRED.value))
     return ended
@@ -94,10 +101,20 @@ def end_leases(connection: Connection, call_ids: Sequence[int]) -> None:
 
 
 def _end_leases(connection: Connection, theirs: ColumnElement[bool], moment: datetime) -> int:
-    ended = connection.execute(
-        update(items).where(IS_CALLING, theirs).values(lease_until=moment - timedelta(microseconds=1))
+    free = (
+        select(items.c.call_id)
+        .where(IS_CALLING, theirs, items.c.lease_until >= moment)
+        # whoever holds one takes it away: nobody waits for that, since the mutex is held meanwhile
+        .with_for_update(skip_locked=True)
     )
-    return ended.rowcount
+    found = list(connection.execute(free).scalars())
+    if found:
+        connection.execute(
+            update(items)
+            .where(IS_CALLING, among(connection, items.c.call_id, found))
+            .values(lease_until=moment - timedelta(microseconds=1))
+        )
+    return len(found)
 
 
 def report(connection: Connection, run_id: str, counts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -13,14 +14,18 @@ from sqlalchemy import (
     cast,
     exists,
     literal,
+    not_,
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
+from gepp_audit.database.engine import refuses_row
 from gepp_audit.database.listing import listed, listed_ids
 from gepp_audit.database.platform import Platform, untouched
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transactions
+from gepp_audit.database.rows import among
 from gepp_audit.database.tables import batches, items, live
 from gepp_audit.database.types import AuditStatus
 
@@ -47,12 +52,35 @@ def put_back(connection: Connection, platform: Platform, audit_history_id: int) 
         *untouched(platform),
     )
     free = select(transactions.c.id).where(still_queued).with_for_update(key_share=True, skip_locked=True)
-    connection.execute(
-        update(transactions)
-        .where(transactions.c.id.in_(free))
-        .values(ai_audit_status=cast(literal("null"), AuditStatus))
-    )
-    return not connection.execute(select(exists().where(still_queued))).scalar_one()
+    refused: list[int] = []
+    if not _free(connection, transactions.c.id.in_(free)):
+        refused = _free_all_but_refused(connection, sorted(connection.execute(free).scalars()))
+    held = and_(still_queued, not_(among(connection, transactions.c.id, refused))) if refused else still_queued
+    return not connection.execute(select(exists().where(held))).scalar_one()
+
+
+def _free(connection: Connection, chosen: ColumnElement[bool]) -> bool:
+    """Set these back; False: the platform refuses to have one of them changed (a constraint, a trigger)."""
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                update(transactions).where(chosen).values(ai_audit_status=cast(literal("null"), AuditStatus))
+            )
+    except DBAPIError as error:
+        if not refuses_row(error):
+            raise
+        return False
+    return True
+
+
+def _free_all_but_refused(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Find by halving those that the platform refuses, which stay as they are and keep no batch open; returns them."""
+    if not ids or _free(connection, among(connection, transactions.c.id, ids)):
+        return []
+    if len(ids) == 1:
+        return list(ids)
+    half = len(ids) // 2
+    return _free_all_but_refused(connection, ids[:half]) + _free_all_but_refused(connection, ids[half:])
 
 
 def _of_items(audit_history_id: int) -> Select[Any]:

@@ -170,18 +170,24 @@ class Claimer:
         free = schedule.eligible(free, self._begun, self.max_batches)
         if not free:
             return []
+        waiting = {id_ for id_, held in standing.holds.items() if held.of_everybodys_minute}
+        only = self._only()
+        next_too = [
+            one for one in found if one.organization_id in waiting and (only is None or one.audit_history_id in only)
+        ]
         if probe:
             need = max((standing.needs[batch.audit_history_id] for batch in free), key=lambda one: one.tokens)
             ids = [batch.audit_history_id for batch in free]
             return items.claim_probe(connection, ids, self.terms, standing.moment, need)
         chosen = schedule.allocate(
-            free,
+            [*free, *next_too],
             slots,
             in_flight=standing.in_flight,
             last_served={id_: one.last_call for id_, one in self._recent.items()} | self._last_served,
             overall=standing.overall,
             rooms=standing.rooms,
             needs=standing.needs,
+            waiting=waiting,
         )
         return items.claim(connection, chosen, self.terms, standing.moment, standing.needs)
 

@@ -67,6 +67,11 @@ class Hold:
     said: str | None = None
 
     @property
+    def of_everybodys_minute(self) -> bool:
+        """It is over as soon as enough has left everybody's window."""
+        return self.organization_id is None and self.limit.of_the_minute and not self.too_small
+
+    @property
     def too_small(self) -> bool:
         """The limit lets no call pass at all, however little was used of it."""
         return self.most is not None and self.need is not None and self.need > self.most

@@ -11,7 +11,17 @@ from gepp_audit.audit.answer import BadAnswer, parse_answer
 from gepp_audit.audit.pricing import cost
 from gepp_audit.audit.verdict import judge, to_json
 from gepp_audit.database.settling import Settlement
-from gepp_audit.model import CallOutcome, CallResult, Claim, ErrorCode, Failure, FailureKind, ItemState, Verdict
+from gepp_audit.model import (
+    REFUSALS,
+    CallOutcome,
+    CallResult,
+    Claim,
+    ErrorCode,
+    Failure,
+    FailureKind,
+    ItemState,
+    Verdict,
+)
 from gepp_audit.queue.asking import Asked
 from gepp_audit.queue.options import RunOptions
 from gepp_audit.queue.retry_policy import Counters, decide
@@ -24,13 +34,17 @@ _OUTCOMES: Final = {
 }
 
 
-def settlement(result: CallResult, asked: Asked, options: RunOptions, *, moment: datetime, chance: float) -> Settlement:
-    """What `result` does to its item. `moment`: now; `chance`: uniform in [0, 1), for the backoff."""
+def settlement(
+    result: CallResult, asked: Asked, options: RunOptions, *, moment: datetime, chance: float, blocked: bool = False
+) -> Settlement:
+    """What `result` does to its item. `moment`: now; `chance`: uniform in [0, 1), for the backoff; `blocked`: the
+    provider refused us when the call left, so that its refusal tells nothing of the item.
+    """
     if not result.sent and result.failure is None:
         return released(asked.claim)
     read = _read(result, asked)
     if isinstance(read, Failure):
-        return _failed(result, asked, read, options, moment, chance)
+        return _failed(result, asked, read, options, moment, chance, blocked)
     return Settlement(
         call_id=result.call_id,
         audit_history_id=asked.claim.audit_history_id,
@@ -68,12 +82,23 @@ def _read(result: CallResult, asked: Asked) -> Verdict | Failure:
 
 
 def _failed(
-    result: CallResult, asked: Asked, failure: Failure, options: RunOptions, moment: datetime, chance: float
+    result: CallResult,
+    asked: Asked,
+    failure: Failure,
+    options: RunOptions,
+    moment: datetime,
+    chance: float,
+    blocked: bool,
 ) -> Settlement:
     claim = asked.claim
     decision = decide(
         failure,
-        Counters(attempts=claim.attempts, waits=claim.waits, first_failed_at=claim.first_failed_at),
+        Counters(
+            attempts=claim.attempts,
+            waits=claim.waits,
+            first_failed_at=claim.first_failed_at,
+            refused_alone=claim.error_code in REFUSALS and not blocked,
+        ),
         moment=moment,
         chance=chance,
         max_attempts=options.max_attempts,

@@ -21,6 +21,8 @@ from gepp_audit.model import ErrorCode, Failure, FailureKind, ItemState
 LONGEST_BACKOFF: Final = 300.0
 #: how long a provider may be down or throttle before an item is given up, since its first failure
 LONGEST_OUTAGE: Final = timedelta(hours=24)
+#: and so often it must have waited for it: a pause or a limit that held it for a day is no outage
+FEWEST_WAITS: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,8 @@ class Counters:
     attempts: int
     waits: int
     first_failed_at: datetime | None
+    #: the provider refused us over this item before, and answered others since
+    refused_alone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +67,15 @@ def decide(
         return Decision(state=state, code=failure.code, message=failure.message, attempt=True, delay=delay)
     if failure.kind is FailureKind.ITEM:
         return Decision(state=ItemState.FAILED, code=failure.code, message=failure.message)
-    return Decision(state=ItemState.READY, code=failure.code, message=failure.message)
+    return _refused(failure, counters, max_attempts)
+
+
+def _refused(failure: Failure, counters: Counters, max_attempts: int) -> Decision:
+    """A refusal costs nothing, unless it is this item's own: else one item would stop everybody for ever."""
+    if counters.refused_alone and counters.attempts + 1 >= max_attempts:
+        message = f"It was refused again and again while others were answered; last: {failure.message}"
+        return Decision(state=ItemState.FAILED, code=ErrorCode.INVALID_INPUT, message=message, attempt=True)
+    return Decision(state=ItemState.READY, code=failure.code, message=failure.message, attempt=counters.refused_alone)
 
 
 def _after_nonsense(attempts: int, chance: float, first_backoff: float) -> float:
@@ -72,7 +84,8 @@ def _after_nonsense(attempts: int, chance: float, first_backoff: float) -> float
 
 
 def _wait(failure: Failure, counters: Counters, moment: datetime, chance: float, first_backoff: float) -> Decision:
-    if counters.first_failed_at is not None and moment - counters.first_failed_at > LONGEST_OUTAGE:
+    since = counters.first_failed_at
+    if since is not None and moment - since > LONGEST_OUTAGE and counters.waits >= FEWEST_WAITS:
         if failure.code is ErrorCode.TOO_LARGE_FOR_LIMIT:
             message = f"It had no room for 24 hours. {failure.message}"
             return Decision(state=ItemState.FAILED, code=failure.code, message=message, wait=True)

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from gepp_audit import logs
 from gepp_audit.audit import pricing
 from gepp_audit.audit.prompt import PROMPT_VERSION
-from gepp_audit.database import batches, items, limits, runs
+from gepp_audit.database import batches, items, limits, runs, windows
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import Platform, detect
 from gepp_audit.database.settling import Settlement, settle
@@ -57,6 +57,12 @@ _READY_WITHIN: Final = 30.0
 _LOOK_AGAIN: Final = 0.5
 #: a paid answer is held in memory for so long while the database is out of reach
 _PATIENCE: Final = 120.0
+
+
+_TOO_SLOW: Final = (
+    f"from its claim to its sending a call may take {windows.SEND_WITHIN:g} s, and each took longer: the database is "
+    "too far away, or this machine is overloaded"
+)
 
 
 class Run:
@@ -164,8 +170,8 @@ class Run:
         if result.failure is not None and result.failure.code is ErrorCode.CRASHED:
             self.crashed.append(result.call_id)
             return []
-        moment = self.claimer.moment()
-        return [judging.settlement(result, asked, self.options, moment=moment, chance=random.random())]
+        moment, blocked = self.claimer.moment(), self.claimer.blocked
+        return [judging.settlement(result, asked, self.options, moment=moment, chance=random.random(), blocked=blocked)]
 
     def _gather(self) -> None:
         """Calls that left together come back together: wait for the first answer's neighbours, they share a turn."""
@@ -377,6 +383,8 @@ class Run:
         summary.batches_in_progress, summary.left = self.database.write(finish)
         if summary.retries and not summary.ended and summary.outcome is Outcome.PROCESSED:
             logs.warning("no_call_got_through", tries=summary.retries, reason=summary.last_failure)
+        if summary.released and not summary.calls and summary.outcome is Outcome.PROCESSED:
+            logs.warning("no_call_left_in_time", claimed=summary.released, reason=_TOO_SLOW)
         logs.info("run_finished", **{name: value for name, value in summary.as_json().items() if name != "run_id"})
 
     def _outcome(self) -> Outcome:

@@ -5,7 +5,9 @@ calls under way over all hosts, among equals to the one served longest ago. Exam
 ready items and one call under way, organization 2 with 1 ready item and none: 2 gets one, then 1 gets two.
 
 The limits are part of the choice: an organization whose next call does not fit is passed over, so that it never costs
-another one a slot, and a slot stays free only where no organization's next call fits.
+another one a slot, and a slot stays free only where no organization's next call fits. One that waits for everybody's
+minute is not passed over when it is next in turn: smaller calls would use up whatever becomes free, and it would never
+have room.
 """
 
 from __future__ import annotations
@@ -61,13 +63,15 @@ def allocate(
     overall: Room = BOUNDLESS,
     rooms: Mapping[int, Room] = _NO_ROOMS,
     needs: Mapping[int, Reservation] = _NOTHING,
+    waiting: Collection[int] = (),
 ) -> list[tuple[int, int]]:
     """How many items to claim of each batch: (batch id, n > 0), n at most its ready ones, all n together at most
     `slots`, and within the limits.
 
     `batches`: oldest first. `in_flight`: calls under way by organization. `last_served`: a number by organization that
     grows with each of its calls; missing: never. `overall`, `rooms`: what may still leave of everybody, and by
-    organization. `needs`: what a call of each batch reserves.
+    organization. `needs`: what a call of each batch reserves. `waiting`: organizations for which everybody's room was
+    too small before this turn, and will be large enough.
     """
     queues: dict[int, list[list[int]]] = {}
     for batch in batches:
@@ -81,7 +85,10 @@ def allocate(
         organization = min(queues, key=lambda candidate: (load[candidate], served[candidate], candidate))
         head = queues[organization][0]
         need = needs.get(head[0], _FREE)
-        if not (overall.lets(need) and left[organization].lets(need)):
+        fits = overall.lets(need)
+        if not fits and organization in waiting and left[organization].lets(need):
+            break
+        if not (fits and left[organization].lets(need)):
             del queues[organization]  # what is left only shrinks: it cannot fit later in this turn
             continue
         overall, left[organization] = overall.less(need), left[organization].less(need)

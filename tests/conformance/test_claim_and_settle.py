@@ -7,9 +7,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from gepp_audit.database import runs
 from gepp_audit.database.engine import now
 from gepp_audit.database.items import next_due, release_unknown
-from gepp_audit.model import CallOutcome, ErrorCode, ItemState
+from gepp_audit.model import CallOutcome, ErrorCode, ItemState, RunIdentity
 from tests.support import steps
 from tests.support.platforms import Platform
 
@@ -199,3 +200,28 @@ def test_items_that_somebody_holds_keep_no_claim_waiting(platform: Platform) -> 
         claims = steps.claim(platform, 4)
         somebody.rollback()
     assert {claim.audit_history_id for claim in claims} == {batches[1]}
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+def test_a_burial_waits_for_no_item_that_somebody_holds_and_is_finished_by_the_next_one(platform: Platform) -> None:
+    organization = platform.organization()
+    platform.rule()
+    platform.batch(organization, platform.transactions(organization, 2))
+    steps.take_up(platform)
+    dead = RunIdentity(run_id="run-1", host="h", boot_id="b", pid_namespace="n", pid=1, pid_started_at=1.0, version="1")
+    platform.database.write(lambda connection: runs.start(connection, dead))
+    held_one, free_one = [one.transaction_id for one in steps.claim(platform, 2)]
+    platform.database.patience = 0.0
+
+    def bury() -> int:
+        return platform.database.write(lambda connection: runs.bury(connection, ["run-1"]))
+
+    with platform.database.engine.connect() as somebody:
+        holding = text("SELECT 1 FROM gepp_audit_items WHERE transaction_id = :id FOR UPDATE")
+        somebody.execute(holding, {"id": held_one})
+        assert bury() == 1
+        somebody.rollback()
+    assert platform.database.read(lambda connection: runs.unfinished(connection, "h")) != []
+    assert bury() == 1
+    assert platform.database.read(lambda connection: runs.unfinished(connection, "h")) == []
+    assert {claim.transaction_id for claim in steps.claim(platform, 2)} == {held_one, free_one}

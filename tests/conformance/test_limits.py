@@ -230,6 +230,38 @@ def test_a_day_that_was_summed_up_piece_by_piece_counts_what_the_ledger_counts(p
 # -- people and the provider -------------------------------------------------------------------------------------------
 
 
+def test_the_providers_pace_rises_again_when_lower_limits_are_told_no_more(platform: Platform) -> None:
+    organizations(platform, 60)
+    database = platform.database
+    database.write(lambda connection: limits.slow_down(connection, [Pace(calls_per_minute=2)]))
+    for _ in range(4):  # minutes of answers that say 30
+        let_pass(platform, 61)
+        database.write(lambda connection: limits.slow_down(connection, [Pace(calls_per_minute=30)]))
+    assert database.read(limits.gate).pace.calls_per_minute == 30
+    assert len(turn(platform, claimer(), 8).claims) == 8
+
+
+def test_larger_calls_do_not_starve_under_everybodys_tokens_per_minute(platform: Platform) -> None:
+    large, small = organizations(platform, 3, 200)
+    for id_, tokens in ((large, 25_000), (small, 5_000)):
+        platform.execute(
+            "UPDATE gepp_audit_batches SET prompt_tokens = :tokens WHERE organization_id = :id", tokens=tokens, id=id_
+        )
+    set_caps(platform, None, tokens_per_minute=100_000)
+    run, got = claimer(), dict.fromkeys((large, small), 0)
+    platform.database.write(lambda connection: limits.pause(connection, large, "later"))
+    for second in range(62 * 4):
+        if second == 62:  # the small calls lie all over the minute: one piece becomes free after the other
+            platform.database.write(lambda connection: limits.resume(connection, large))
+        claims = turn(platform, run, 1).claims
+        for id_, count in by_organization(claims).items():
+            got[id_] += count
+        answer(platform, claims, read=5_000, written=1_000)
+        let_pass(platform, 1)
+    assert got[large] == 3
+    assert got[small] > 30
+
+
 def test_nothing_leaves_of_what_is_paused_and_the_others_go_on(platform: Platform) -> None:
     one, other = organizations(platform, 5, 9)
     database = platform.database

@@ -6,14 +6,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from threading import Thread
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from gepp_audit.audit.transaction import input_digest
 from gepp_audit.database import publish
+from gepp_audit.database.batches import Withdrawn
 from gepp_audit.database.engine import parse_url
 from gepp_audit.database.platform import detect
-from gepp_audit.model import Claim, ErrorCode
+from gepp_audit.model import Claim, ErrorCode, Transaction
 from gepp_audit.queue.summary import Summary
 from gepp_audit.queue.writeback import publish_settled
 from tests.support import steps
@@ -269,6 +272,77 @@ def test_a_row_that_the_platform_refuses_keeps_no_other_away(platform: Platform,
     assert (row["state"], row["error_code"]) == ("failed", "not_writable")
     call = platform.one("SELECT verdict FROM gepp_audit_calls WHERE transaction_id = :id", id=refused)
     assert call["verdict"]["status"] == "approved"
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+def test_a_batch_with_a_row_that_the_platform_refuses_ends(platform: Platform, organization: int) -> None:
+    batch, claims = claimed_batch(platform, organization, 5)
+    refused = claims[2].transaction_id
+    platform.execute("UPDATE transactions SET notes = 'old' WHERE id = :id", id=refused)
+    told = [steps.verdict(platform, one) for one in claims]
+    platform.execute("ALTER TABLE transactions ADD CHECK (notes <> 'old') NOT VALID")
+    steps.settle_all(platform, told)
+    publish_settled(platform.database, platform.database.read(detect), Summary(run_id="run-1"))
+    [closed] = steps.close_all(platform)
+    assert (closed.outcome, closed.approved, closed.failed) == ("completed", 4, 1)
+    assert platform.history(batch)["status"] == "completed"
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+def test_a_withdrawn_batch_with_a_row_that_the_platform_refuses_lets_the_others_go(
+    platform: Platform, organization: int
+) -> None:
+    batch, claims = claimed_batch(platform, organization, 5)
+    refused = claims[2].transaction_id
+    platform.execute("UPDATE transactions SET notes = 'old' WHERE id = :id", id=refused)
+    platform.execute("ALTER TABLE transactions ADD CHECK (notes <> 'old') NOT VALID")
+    platform.execute("UPDATE transaction_audit_history SET status = 'undone' WHERE id = :id", id=batch)
+    assert steps.reconcile(platform) == [Withdrawn(skipped=5, closed=True)]
+    labels = platform.labels([one.transaction_id for one in claims])
+    assert {id_ for id_, label in labels.items() if label == "queued"} == {refused}
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+def test_a_late_answer_of_a_parked_item_is_not_lost_between_reading_and_writing_it(
+    platform: Platform, organization: int
+) -> None:
+    batch, _ = claimed_batch(platform, organization, 2)
+    for _ in range(2):
+        steps.end_leases(platform)
+        steps.claim(platform)
+    steps.end_leases(platform)
+    steps.claim(platform, 0)
+    suspects = [steps.claim_suspect(platform)[0] for _ in range(2)]
+    first, second = sorted(suspects, key=lambda one: one.transaction_id)
+    steps.settle_all(platform, [steps.verdict(platform, first)])
+    steps.end_leases(platform)
+    steps.claim(platform, 0)
+    assert steps.states(platform) == {first.transaction_id: "done", second.transaction_id: "failed"}
+    late = steps.verdict(platform, second)
+    other = Thread(target=lambda: steps.settle_all(platform, [late]))
+
+    def digest(transaction: Transaction) -> str:
+        if other.ident is None:  # the frozen run wakes while another host publishes what it gave up
+            other.start()
+            other.join(1.0)
+        return input_digest(transaction)
+
+    platform.database.write(lambda connection: publish.publish(connection, detect(connection), digest))
+    other.join()
+    wait_until(lambda: not steps.write_back(platform).locked and not unpublished(platform))
+    steps.close_all(platform)
+    row, label = platform.history(batch), platform.labels([second.transaction_id])[second.transaction_id]
+    [said] = [one for one in row["audit_info"]["audit_results"] if one["transaction_id"] == second.transaction_id]
+    failed = label in ("failed", "null")
+    assert said["status"] == ("failed" if failed else "approved")
+    assert (row["approved_count"], row["processed_transactions"]) == (1 if failed else 2, 2)
+    kept = platform.one("SELECT outcome, verdict FROM gepp_audit_calls WHERE id = :id", id=late.call_id)
+    assert (kept["outcome"], kept["verdict"] is not None) == (("superseded", True) if failed else ("verdict", False))
+
+
+def unpublished(platform: Platform) -> bool:
+    count = "SELECT count(*) FROM gepp_audit_items WHERE published_at IS NULL AND state IN ('done', 'failed')"
+    return bool(platform.value(count))
 
 
 def test_giving_up_what_cannot_be_written_hits_no_other_item_whatever_happens_meanwhile(

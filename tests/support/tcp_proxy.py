@@ -11,6 +11,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -30,6 +31,7 @@ class TcpProxy:
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._probability = 0.0
+        self._delay = 0.0
         self.cuts = 0
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
@@ -42,6 +44,10 @@ class TcpProxy:
     def cut_at_random(self, probability: float) -> None:
         """From now on each chunk of a client is the last of its connection with this probability; 0: none is."""
         self._probability = probability
+
+    def be_far(self, seconds: float) -> None:
+        """From now on what is sent, in either direction, arrives so much later."""
+        self._delay = seconds
 
     def cut_all(self) -> None:
         """Reset every connection that is open now."""
@@ -86,6 +92,7 @@ class TcpProxy:
                     sink.sendall(chunk if whole else chunk[: len(chunk) // 2])
                     self.cuts += 1
                     break
+                time.sleep(self._delay)
                 sink.sendall(chunk)
         self._cut(pair)
 

@@ -11,6 +11,7 @@ from tests.laws import assert_laws
 from tests.support.chaos import settled_log, shifted
 from tests.support.evidence import Told
 from tests.support.platforms import Platform
+from tests.support.postgres import PostgresServer
 from tests.support.processes import Programs, Simulator
 from tests.support.queues import (
     BROKEN,
@@ -27,6 +28,7 @@ from tests.support.queues import (
     theirs,
     wait_for_calls,
 )
+from tests.support.tcp_proxy import tcp_proxy
 from tests.support.waiting import wait_until
 
 CONCURRENCY = 4
@@ -124,6 +126,20 @@ def test_every_time_that_is_written_is_the_databases_and_not_the_hosts(
     after = queue.platform.value("SELECT clock_timestamp()")
     wrong = {row["written_in"]: row["at"] for row in moments if not before <= row["at"] <= after}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
+def test_a_database_too_far_away_for_any_call_is_told(
+    queue: SampleQueue, programs: Programs, simulator: Simulator, cluster: PostgresServer
+) -> None:
+    queue.fill(4, 1)
+    with tcp_proxy(cluster.port) as proxy:
+        proxy.be_far(0.12)
+        programs.environ["DATABASE_URL"] = proxy.url(queue.platform.url)
+        done = programs.run("process-queue", "--max-seconds", "12", timeout=120)
+    assert (done.exit_code, asked(simulator)) == (0, [])
+    assert "no_call_left_in_time" in done.stderr
+    assert "the database is too far away, or this machine is overloaded" in done.stderr
 
 
 #: every moment that a finished run leaves behind

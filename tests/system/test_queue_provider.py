@@ -226,3 +226,29 @@ def test_calls_under_way_when_the_provider_begins_to_refuse_are_not_lost(
     labels = queue.labels()
     assert {id_: labels[id_] for id_ in (1, 2, 3)} == {id_: queue.statuses[id_] for id_ in (1, 2, 3)}
     assert len(simulator.calls()) == CONCURRENCY
+
+
+@pytest.mark.parametrize("platform", ["sqlite", "postgresql-new"], indirect=True)
+def test_a_transaction_over_which_all_is_refused_each_time_ends_and_stops_nobody(
+    queue: SampleQueue, programs: Programs, simulator: Simulator
+) -> None:
+    for _ in range(6):
+        queue.queue([*CLEAN] * 2)
+    poison = 1
+    simulator.scenario({"rules": [{"match": {"transaction_id": str(poison)}, "do": "request_rejected"}]})
+    a_minute_ago = "2020-01-01 00:00:00.000000" + ("+00" if queue.platform.is_postgresql else "")
+    for _ in range(8):
+        ended = programs.run("process-queue")
+        if ended.exit_code == 0:
+            break
+        queue.platform.execute(
+            "UPDATE gepp_audit_limits SET blocked_until = :at WHERE blocked_until IS NOT NULL", at=a_minute_ago
+        )
+    assert ended.exit_code == 0
+    assert items(queue.platform)[poison]["error"].startswith(
+        "It was refused again and again while others were answered"
+    )
+    labels = queue.labels()
+    assert labels.pop(poison) in ("failed", "null")
+    assert set(labels.values()) == {"approved"}
+    assert asked(simulator).count(poison) <= 4

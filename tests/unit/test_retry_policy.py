@@ -59,8 +59,13 @@ def test_a_provider_that_is_down_costs_no_attempt() -> None:
 
 
 def test_a_provider_that_is_down_for_a_day_ends_the_item() -> None:
-    decision = decided(FailureKind.RETRY, first_failed_at=NOW - LONGEST_OUTAGE - timedelta(seconds=1))
+    decision = decided(FailureKind.RETRY, waits=3, first_failed_at=NOW - LONGEST_OUTAGE - timedelta(seconds=1))
     assert (decision.state, decision.code) == (ItemState.FAILED, ErrorCode.PROVIDER_UNAVAILABLE)
+
+
+def test_a_pause_of_a_day_is_no_outage_of_the_provider() -> None:
+    decision = decided(FailureKind.RETRY, attempts=1, first_failed_at=NOW - LONGEST_OUTAGE - timedelta(seconds=1))
+    assert decision.state is ItemState.READY
 
 
 def test_an_item_that_cannot_be_asked_ends_at_once() -> None:

@@ -134,9 +134,9 @@ def test_a_database_too_far_away_for_any_call_is_told(
 ) -> None:
     queue.fill(4, 1)
     with tcp_proxy(cluster.port) as proxy:
-        proxy.be_far(0.12)
+        proxy.be_far(0.1)
         programs.environ["DATABASE_URL"] = proxy.url(queue.platform.url)
-        done = programs.run("process-queue", "--max-seconds", "12", timeout=120)
+        done = programs.run("process-queue", "--max-seconds", "16", timeout=120)
     assert (done.exit_code, asked(simulator)) == (0, [])
     assert "no_call_left_in_time" in done.stderr
     assert "the database is too far away, or this machine is overloaded" in done.stderr

@@ -69,7 +69,8 @@ def stuck(
 
     Without IDs: those that have been open for long; with IDs: these, of any age. Changes nothing unless --requeue or
     --fail is given. Every 'slow', 'retrying', 'limited' and 'paused' is a WARNING, every other cause is CRITICAL. So is
-    a WARNING what is queued in no open batch, and that another program settled batches of ours lately.
+    a WARNING what is queued in no open batch, that another program settled batches of ours lately, and that batches wait
+    in a status that no run takes.
 
     \b
     Exit codes: 0 OK · 1 WARNING · 2 CRITICAL · 3 UNKNOWN (also: wrong usage, no database)
@@ -236,6 +237,7 @@ def _unknown(error: OperatorError, wanted: _Wanted) -> Result:
             "stuck": [],
             "orphans": None,
             "rivals": None,
+            "untaken": None,
             "error": {"code": error.code, "message": message, "fix": fix},
         },
         text=told,
@@ -251,6 +253,13 @@ def _refuse_ended(report: Report) -> None:
 
     if not report.ended:
         return
+    if report.untaken.batches:
+        raise OperatorError(
+            f"{report.untaken.seen}; so nothing was changed.",
+            fix=report.untaken.fix,
+            code="batch_not_taken",
+            exit_code=2,
+        )
     ids = tuple(one.audit_history_id for one in report.ended)
     many = len(ids) > 1
     raise OperatorError(

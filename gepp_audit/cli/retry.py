@@ -54,8 +54,9 @@ def retry(
     gepp-audit retry 12 --undecided --rule DC-02
     gepp-audit retry --orphans       frees what no batch holds any more
 
-    --failed, --undecided and --rule add up; BATCH, --organization and --transaction narrow them. What people decided is
-    left alone, and so is a transaction's own status: an audit changes it only while it is pending.
+    Every filter narrows the others: the third line means what is undecided in batch 12 because of DC-02. Alternatives
+    add up: --failed and --undecided, or an option that is given twice. What people decided is left alone, and so is a
+    transaction's own status: an audit changes it only while it is pending.
     """
     from gepp_audit.queue.retrying import RetryRequest
 

@@ -31,9 +31,11 @@ _LONG_MS: Final = 300_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryRequest:
-    """What is to be asked again. The kinds (`failed`, `undecided`, `rules`) add up; the rest narrows them.
+    """What is to be asked again. Every filter narrows the others; values of one filter add up, and `failed` and
+    `undecided` are two values of one.
 
-    Without a kind: the named transactions whatever became of them, or the failed ones of the batch.
+    Without `failed`, `undecided` and `rules`: the named transactions whatever became of them, or the failed ones of the
+    batch.
     """
 
     batch: int | None = None
@@ -219,12 +221,17 @@ def _in_order(planned: Plan, most: int | None) -> Plan:
 
 def _matching(connection: Connection, platform: Platform, request: RetryRequest, scope: Scope) -> Iterable[Found]:
     """Those of the kinds; a failed item whose transaction has a verdict by now is not failed."""
-    if request.failed or not request.has_kind:
+    if request.rules:
+        any_kind = not (request.failed or request.undecided)
+        for rule_id in request.rules:
+            for found in retrying.judged_by(connection, platform, scope, rule_id):
+                if any_kind or (request.failed and found.failed) or (request.undecided and found.undecided):
+                    yield found
+        return
+    if request.failed or not request.undecided:
         yield from (found for found in retrying.failed(connection, platform, scope) if found.failed)
     if request.undecided:
         yield from retrying.undecided(connection, platform, scope)
-    for rule_id in request.rules:
-        yield from retrying.judged_by(connection, platform, scope, rule_id)
 
 
 def _why_not(found: Found) -> str | None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from gepp_audit import logs
 from gepp_audit.cli.app import App
-from gepp_audit.cli.calling import as_called
+from gepp_audit.cli.calling import result_as_called
 from gepp_audit.cli.confirming import confirm, require_answer
 from gepp_audit.cli.options import DURATION, ID, json_option
 from gepp_audit.cli.render import Result, Table, error_text
@@ -69,8 +69,8 @@ def stuck(
 
     Without IDs: those that have been open for long; with IDs: these, of any age. Changes nothing unless --requeue or
     --fail is given. Every 'slow', 'retrying', 'limited' and 'paused' is a WARNING, every other cause is CRITICAL. So is
-    a WARNING what is queued in no open batch, that another program settled batches of ours lately, and that batches wait
-    in a status that no run takes.
+    a WARNING what is queued in no open batch, that another program settled batches of ours lately, and that batches
+    wait in a status that no run takes.
 
     \b
     Exit codes: 0 OK · 1 WARNING · 2 CRITICAL · 3 UNKNOWN (also: wrong usage, no database)
@@ -154,26 +154,12 @@ def _answer(app: App, wanted: _Wanted) -> Result:
     try:
         report = inspect(database, question)
         if wanted.requeue:
-            return _as_called(app, _requeue(database, report, question, wanted.yes))
+            return result_as_called(_requeue(database, report, question, wanted.yes), env_file=app.env_file)
         if wanted.give_up:
-            return _as_called(app, _give_up(database, report, question, wanted.yes))
+            return result_as_called(_give_up(database, report, question, wanted.yes), env_file=app.env_file)
     finally:
         database.close()
-    return _as_called(app, _result(report, wanted))
-
-
-def _as_called(app: App, result: Result) -> Result:
-    """The result with its commands as this one was called."""
-
-    def spelled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: spelled(one) for name, one in value.items()}
-        if isinstance(value, list):
-            return [spelled(one) for one in value]
-        return as_called(value, env_file=app.env_file) if isinstance(value, str) else value
-
-    text = [block if isinstance(block, Table) else spelled(block) for block in result.text]
-    return Result(data=spelled(result.data), text=text, exit_code=result.exit_code)
+    return result_as_called(_result(report, wanted), env_file=app.env_file)
 
 
 def _price(settings: Settings) -> Callable[[int, int], Decimal | None]:

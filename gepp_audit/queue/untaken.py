@@ -1,5 +1,5 @@
-"""Open batches in a status that no run takes, since GEPP_AUDIT_BATCH_STATUSES does not name it: how `stuck` and `doctor`
-tell of them. Pure.
+"""Open batches in a status that no run takes, since GEPP_AUDIT_BATCH_STATUSES does not name it: how `stuck` and
+`doctor` tell of them. Pure.
 """
 
 from __future__ import annotations

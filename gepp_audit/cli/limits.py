@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from gepp_audit.cli.app import App
-from gepp_audit.cli.options import COUNT, ID, json_option
+from gepp_audit.cli.options import COUNT, ID, TOKENS, json_option
 from gepp_audit.cli.render import Result, Table, moment
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def show(app: App) -> Result:
 @limits.command("set")
 @_scope_options
 @click.option("--calls-per-minute", type=COUNT, metavar="N", help="Calls that leave in any 60 seconds.")
-@click.option("--tokens-per-minute", type=COUNT, metavar="N", help="Tokens of these calls, input and output.")
+@click.option("--tokens-per-minute", type=TOKENS, metavar="N", help="Tokens of these calls, input and output.")
 @click.option("--concurrency", type=COUNT, metavar="N", help="Calls under way at the same time, over all hosts.")
-@click.option("--tokens-per-day", type=COUNT, metavar="N", help="Tokens of a UTC day.")
+@click.option("--tokens-per-day", type=TOKENS, metavar="N", help="Tokens of a UTC day.")
 @click.option("--cost-per-day", type=Money(), metavar="USD", help="Money of a UTC day.")
 @json_option
 @click.pass_obj

@@ -15,6 +15,7 @@ from gepp_audit.database import forecasting
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import Platform, detect, load, load_rules
 from gepp_audit.model import Usage
+from gepp_audit.queue.known import require_organizations
 from gepp_audit.queue.options import RunOptions
 
 #: transactions of a batch whose prompt is built and measured
@@ -75,12 +76,13 @@ class Forecast:
 
 def forecast(database: Database, options: RunOptions) -> Forecast:
     """Look at what is open and estimate it. The limits of the options (`max_batches`, `max_transactions`) are
-    respected.
+    respected. OperatorError: an organization of the options that there is not.
     """
     return database.read(lambda connection: _forecast(connection, detect(connection), options))
 
 
 def _forecast(connection: Connection, platform: Platform, options: RunOptions) -> Forecast:
+    require_organizations(connection, options.organizations)
     found = forecasting.waiting(connection, platform, options.batch_statuses, options.organizations, _SAMPLE)
     usual_output = forecasting.usual_output_tokens(connection, options.model)
     left = options.max_transactions

@@ -22,6 +22,7 @@ from gepp_audit.database.retrying import Found, Scope
 from gepp_audit.errors import OperatorError
 from gepp_audit.queue.enqueue import known_user
 from gepp_audit.queue.inspecting import no_such_batch
+from gepp_audit.queue.known import require_organizations
 from gepp_audit.queue.wording import counted
 
 #: so many that are left out are named
@@ -131,8 +132,8 @@ class Retried:
 
 
 def plan(database: Database, request: RetryRequest) -> Plan:
-    """What `request` means as things stand; changes nothing. OperatorError: no such batch, or ids that cannot be asked
-    again, by name.
+    """What `request` means as things stand; changes nothing. OperatorError: no such batch or organization, or ids that
+    cannot be asked again, by name.
     """
     return database.read(lambda connection: _plan(connection, detect(connection), request))
 
@@ -188,6 +189,7 @@ def _result(batches: Sequence[NewBatch], planned: Plan, *, dry_run: bool) -> Ret
 
 def _plan(connection: Connection, platform: Platform, request: RetryRequest) -> Plan:
     scope = Scope(batch=request.batch, organizations=request.organizations)
+    require_organizations(connection, request.organizations)
     if request.batch is not None and retrying.organization_of(connection, request.batch) is None:
         raise no_such_batch([request.batch])
     if request.transaction_ids:
@@ -354,7 +356,10 @@ class Freed:
 
 
 def find_orphans(database: Database, statuses: Collection[str], organizations: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """The transactions that are `queued` in no open batch, by id; nothing would ever ask them."""
+    """The transactions that are `queued` in no open batch, by id; nothing would ever ask them. OperatorError: no such
+    organization.
+    """
+    database.read(lambda connection: require_organizations(connection, organizations))
     platform = database.read(detect)
     scope = Scope(organizations=organizations)
 

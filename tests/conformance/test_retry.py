@@ -184,9 +184,9 @@ def test_named_ones_that_cannot_be_asked_are_named_and_none_is_queued(platform: 
     with pytest.raises(OperatorError, match=f"{good} is not of the kind that is asked for .rejected."):
         again(platform, failed=True, transaction_ids=(failed, good))
     with pytest.raises(OperatorError, match=f"{good} is no transaction of this organization"):
-        again(platform, organizations=(organization + 1,), transaction_ids=(good,))
+        again(platform, organizations=(platform.organization(),), transaction_ids=(good,))
     with pytest.raises(OperatorError, match=f"{failed} is no transaction of batch {batch}"):
-        again(platform, batch=batch, organizations=(organization + 1,), transaction_ids=(failed,))
+        again(platform, batch=batch, organizations=(platform.organization(),), transaction_ids=(failed,))
     assert platform.value("SELECT count(*) FROM transaction_audit_history") == 2
 
 

@@ -159,8 +159,9 @@ def test_pages_go_on_behind_the_last_one(operator: Operator) -> None:
 
 def test_filters_are_told_apart(operator: Operator) -> None:
     assert len(operator.json("show", "--status", "completed", "--since", "1h")["batches"]) == 1
-    assert operator.json("show", "--organization", "2")["batches"] == []
-    assert operator.run("show", "--organization", "2").stdout == "There is no such batch.\n"
+    empty = str(operator.platform.organization())
+    assert operator.json("show", "--organization", empty)["batches"] == []
+    assert operator.run("show", "--organization", empty).stdout == "There is no such batch.\n"
     told = operator.json("show", "1", "--rule", "DC-01", "--verdict", "rejected")
     assert [one["transaction_id"] for one in told["transactions"]] == [2]
 
@@ -222,12 +223,43 @@ def test_orphans_are_told_of_and_freed(operator: Operator) -> None:
     assert operator.run("retry", "--orphans", "--yes").stdout == "No transaction is queued without an open batch.\n"
 
 
+HUGE = str(10**25)
 REFUSALS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("show", "99"), 2, "there is no batch 99."),
     (("show", "1", "--organization", "7"), 2, "there is no batch 1 of organization 7."),
     (("show", "--transaction", "99"), 2, "there is no transaction 99."),
     (("show", "--transaction", "1", "--organization", "7"), 2, "there is no transaction 1 of organization 7."),
     (("show", "2", "--transaction", "1"), 2, "batch 2 holds no transaction 1."),
+    (("show", "--organization", "7"), 2, "there is no organization 7."),
+    (("show", "--status", "complete"), 2, "no batch has the status complete."),
+    (("usage", "--organization", "7", "--organization", "1"), 2, "there is no organization 7."),
+    (("retry", "--failed", "--organization", "7", "--yes"), 2, "there is no organization 7."),
+    (("retry", "--orphans", "--organization", "7", "--yes"), 2, "there is no organization 7."),
+    (("process-queue", "--organization", "7"), 2, "there is no organization 7."),
+    (("process-queue", "--organization", "7", "--dry-run"), 2, "there is no organization 7."),
+    (("enqueue", "--organization", "7"), 2, "there is no organization 7."),
+    (("show", "-n", HUGE), 2, f"-n: '{HUGE}' is no number (a whole number from 1 to 2147483647)."),
+    (("usage", "-n", HUGE), 2, "is no number"),
+    (("show", HUGE), 2, f"BATCH: '{HUGE}' is no id (a whole number from 1 to 9223372036854775807)."),
+    (("show", "--after", HUGE), 2, "--after: "),
+    (("cancel", "0", "--yes"), 2, "BATCH: '0' is no id"),
+    (("cancel", str(2**63 - 1), "--yes"), 2, f"there is no batch {2**63 - 1}."),
+    (("show", str(2**63 - 1)), 2, f"there is no batch {2**63 - 1}."),
+    (("retry", str(2**63 - 1), "--yes"), 2, f"there is no batch {2**63 - 1}."),
+    (("enqueue", "--organization", "1", "--max-transactions", HUGE), 2, "--max-transactions: "),
+    (("enqueue", "--organization", "1", "--transaction", HUGE), 2, "--transaction: "),
+    (("process-queue", "--max-batches", HUGE), 2, "--max-batches: "),
+    (("process-queue", "--max-transactions", "9" * 5_000), 2, "--max-transactions: "),
+    (("process-queue", "--concurrency", "x"), 2, "--concurrency: 'x' is no number"),
+    (("process-queue", "--max-seconds", "nan"), 2, "'nan' is no number of seconds above 0 and up to 86400."),
+    (("limits", "set", "--global", "--tokens-per-day", HUGE), 2, "is no number of tokens"),
+    (("show", "--orgnization", "1"), 2, "there is no option --orgnization (did you mean --organization or --transaction?)."),
+    (("show", "1", "2"), 2, "“2” is more than this command takes."),
+    (("show", "-n"), 2, "-n needs a value."),
+    (("show", "--failed=1"), 2, "--failed takes no value."),
+    (("cancel",), 2, "BATCH is missing."),
+    (("shw",), 2, "there is no command shw"),
+    (("usage", "--by", "week"), 2, "--by: 'week' is not one of"),
     (("show", "--prompt"), 2, "--prompt needs --transaction"),
     (("show", "--failed"), 2, "give BATCH"),
     (("show", "1", "--status", "completed"), 2, "leave out BATCH"),

@@ -82,7 +82,9 @@ def show(app: App) -> Result:
         reports = show_limits(database)
     finally:
         database.close()
-    return Result(data={"limits": [one.as_json() for one in reports]}, text=_say(reports))
+    notes = _unpriced(app, reports)
+    data = {"limits": [one.as_json() for one in reports], "notes": notes}
+    return Result(data=data, text=[*_say(reports), *notes])
 
 
 @limits.command("set")
@@ -120,25 +122,51 @@ def set_(
         report = set_limits(database, scope, changes)
     finally:
         database.close()
-    return Result(data=report.as_json(), text=_say([report]))
+    return Result(data=report.as_json(), text=[*_say([report]), *_unpriced(app, [report])])
 
 
 @limits.command("clear")
 @_scope_options
+@click.option("--calls-per-minute", is_flag=True, help="This one alone; several may be named.")
+@click.option("--tokens-per-minute", is_flag=True, help="This one alone.")
+@click.option("--concurrency", is_flag=True, help="This one alone.")
+@click.option("--tokens-per-day", is_flag=True, help="This one alone.")
+@click.option("--cost-per-day", is_flag=True, help="This one alone.")
 @json_option
 @click.pass_obj
-def clear(app: App, everybody: bool, organization: int | None) -> Result:
-    """Take all limits of all organizations together, or of one, away."""
+def clear(
+    app: App,
+    everybody: bool,
+    organization: int | None,
+    calls_per_minute: bool,
+    tokens_per_minute: bool,
+    concurrency: bool,
+    tokens_per_day: bool,
+    cost_per_day: bool,
+) -> Result:
+    """Take limits of all organizations together, or of one, away: those that are named, or every one."""
     from gepp_audit.queue.control import clear_limits
     from gepp_audit.queue.wording import scope_in_words
 
     scope = _scope(everybody, organization)
+    named = (calls_per_minute, tokens_per_minute, concurrency, tokens_per_day, cost_per_day)
+    names = [name for name, meant in zip(_NAMES, named, strict=True) if meant]
     database = app.open_database()
     try:
-        report = clear_limits(database, scope)
+        report = clear_limits(database, scope, names) if names else clear_limits(database, scope)
     finally:
         database.close()
+    if report.caps:
+        return Result(data=report.as_json(), text=_say([report]))
     return Result(data=report.as_json(), text=(f"No limit holds for {scope_in_words(scope)} any more.",))
+
+
+def _unpriced(app: App, reports: list[ScopeReport]) -> list[str]:
+    from gepp_audit.queue.configured import price_of
+    from gepp_audit.queue.control import unpriced_note
+
+    note = unpriced_note(reports, app.settings.model, price_of(app.settings))
+    return [] if note is None else [note]
 
 
 def _say(reports: list[ScopeReport]) -> list[str | Table]:
@@ -167,10 +195,11 @@ def _rows(report: ScopeReport) -> Iterator[tuple[Any, ...]]:
 
 
 def _bar(used: int | Decimal, most: int | Decimal) -> str:
-    """`████······  40 %`."""
+    """`████······  40 %`; what is far above the limit, since that was lowered, is `>999 %`."""
     share = used / most
     full = min(int(share * _BAR), _BAR)
-    return f"{'█' * full}{'·' * (_BAR - full)} {int(share * 100):3d} %"
+    per_cent = f"{int(share * 100):3d}" if share * 100 < 1_000 else ">999"
+    return f"{'█' * full}{'·' * (_BAR - full)} {per_cent} %"
 
 
 def _states(report: ScopeReport) -> Iterator[str]:

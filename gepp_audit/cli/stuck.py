@@ -20,13 +20,9 @@ from gepp_audit.cli.render import Result, Table, error_text
 from gepp_audit.errors import OperatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from decimal import Decimal
-
     from gepp_audit.database.engine import Database
     from gepp_audit.queue.inspecting import Question, Report
     from gepp_audit.queue.mending import GivenUp, Requeued
-    from gepp_audit.settings import Settings
 
 _ENGINE: Final = "openai"
 _FORMATS: Final = ("table", "json", "prometheus")
@@ -139,6 +135,7 @@ def _check(wanted: _Wanted) -> None:
 
 
 def _answer(app: App, wanted: _Wanted) -> Result:
+    from gepp_audit.queue.configured import price_of
     from gepp_audit.queue.inspecting import Question, inspect
 
     settings = app.settings
@@ -148,7 +145,7 @@ def _answer(app: App, wanted: _Wanted) -> Result:
         ids=wanted.ids,
         host=settings.host,
         most_output=settings.max_completion_tokens,
-        price=_price(settings),
+        price=price_of(settings),
     )
     database = app.open_database()
     try:
@@ -160,13 +157,6 @@ def _answer(app: App, wanted: _Wanted) -> Result:
     finally:
         database.close()
     return result_as_called(_result(report, wanted), env_file=app.env_file)
-
-
-def _price(settings: Settings) -> Callable[[int, int], Decimal | None]:
-    from gepp_audit.audit import pricing
-
-    overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
-    return lambda read, written: pricing.most(settings.model, read, written, overrides)
 
 
 def _result(report: Report, wanted: _Wanted) -> Result:

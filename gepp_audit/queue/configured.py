@@ -15,6 +15,8 @@ from gepp_audit.queue.stopping import Stop
 from gepp_audit.settings import Settings
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from gepp_audit.provider.openai_client import OpenAIClient
 
 
@@ -49,6 +51,16 @@ def run_options(
         max_transactions=max_transactions,
         max_seconds=settings.max_seconds,
     )
+
+
+def price_of(settings: Settings) -> Callable[[int, int], Decimal | None]:
+    """USD that so many tokens of input and output cost at most at the settings' model; None: its price is not known.
+    OperatorError: prices that cannot be read.
+    """
+    from gepp_audit.audit import pricing
+
+    overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
+    return lambda read, written: pricing.most(settings.model, read, written, overrides)
 
 
 @contextlib.contextmanager

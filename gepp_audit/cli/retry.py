@@ -66,8 +66,6 @@ def retry(
             raise click.UsageError("--orphans goes with --organization, --yes and --dry-run alone.")
     elif batch is None and not transactions and not kinds:
         raise click.UsageError("say what: a BATCH, --transaction, --failed, --undecided, --rule or --orphans.")
-    if not dry_run:
-        require_answer("retry", yes)
     request = RetryRequest(
         batch=batch,
         transaction_ids=transactions,
@@ -96,6 +94,7 @@ def _again(database: Database, request: RetryRequest, *, yes: bool, dry_run: boo
         done = retrying.as_dry_run(planned, request)
     else:
         if planned.count:
+            require_answer("retry", yes)
             confirm(_question(planned), yes)
         done = retrying.retry(database, request, planned)
     return Result(data=done.as_json(), text=_say(done))
@@ -139,6 +138,7 @@ def _orphans(
     if dry_run or not found:
         done = retrying.Freed(transaction_ids=found, dry_run=dry_run)
     else:
+        require_answer("retry", yes)
         confirm(f"Free {counted(len(found), 'transaction')} that {'is' if len(found) == 1 else 'are'} queued in no "
                 "open batch?", yes)  # fmt: skip
         done = retrying.free_orphans(database, found, statuses, organizations)

@@ -191,12 +191,14 @@ def _option(name: str) -> str:
 def pause(database: Database, organization_id: int | None, reason: str | None) -> Paused:
     """Let no further call of a scope leave (None: of anybody); those under way finish and are settled.
 
-    OperatorError: an organization that does not exist.
+    The reason is one line: line breaks and repeated blanks in it become one blank. OperatorError: an organization that
+    does not exist.
     """
+    told_why = " ".join((reason or "").split()) or None
 
     def work(connection: Connection) -> Paused:
         _require_organization(connection, organization_id)
-        since = limits.pause(connection, organization_id, reason)
+        since = limits.pause(connection, organization_id, told_why)
         told = (
             limits.gate(connection) if organization_id is None else limits.of_organizations(connection)[organization_id]
         )

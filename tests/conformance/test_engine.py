@@ -158,9 +158,7 @@ def test_of_several_addresses_what_a_person_must_mend_is_told_and_is_not_tried_a
     assert (trouble(said).words, trouble(said).lasting) == ("there is no such database on that server", True)
     for broken in ('root certificate file "/x" does not exist', "SSL error: certificate verify failed"):
         assert trouble(broken).words.startswith("TLS failed: the server's certificate")
-    assert (
-        "with TLS only" in trouble('no pg_hba.conf entry for host "::1", user "u", database "d", no encryption').words
-    )
+    assert "with TLS only" in trouble('no pg_hba.conf entry for host "::1", user "u", no encryption').words
     for passing in ("SSL connection has been closed unexpectedly", "SSL SYSCALL error: EOF detected", "whatever"):
         assert not trouble(passing).lasting
 

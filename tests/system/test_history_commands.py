@@ -131,13 +131,19 @@ HEADINGS = {
 
 @pytest.mark.parametrize("args", HEADINGS)
 def test_at_a_terminal_no_heading_is_folded_and_no_line_is_too_long(operator: Operator, args: tuple[str, ...]) -> None:
-    for columns in (80, 140):
+    for columns in (60, 80, 140) if args[0] == "usage" else (80, 140):
         screen = operator.at_terminal(*args, columns=columns)
         assert screen.exit_code == 0, screen.text
         [number] = [at for at, line in enumerate(screen.lines) if line.lstrip().startswith(HEADINGS[args])]
         assert set(screen.lines[number + 1].strip()) == {"─"}, screen.text
         table = screen.lines[number:]
         assert max(map(len, table[: table.index("") if "" in table else None])) <= columns
+
+
+def test_where_there_is_little_room_the_reasons_have_it(operator: Operator) -> None:
+    narrow, wide = (operator.at_terminal("show", "1", columns=columns).text for columns in (50, 140))
+    assert ("WHY" in narrow, "TOKENS" in narrow) == (True, False)
+    assert ("WHY" in wide, "TOKENS" in wide) == (True, True)
 
 
 def test_a_progress_bar_is_drawn_at_a_terminal_alone(operator: Operator) -> None:
@@ -276,6 +282,9 @@ REFUSALS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("cancel", "2"), 2, "there is no terminal to ask at"),
     (("cancel", "1", "--yes"), 2, "batch 1 is not open: it ended as completed on "),
     (("cancel", "99", "--yes"), 2, "there is no batch 99."),
+    (("cancel", "99"), 2, "there is no batch 99."),
+    (("cancel", "1"), 2, "batch 1 is not open: it ended as completed on "),
+    (("retry", "99"), 2, "there is no batch 99."),
 )
 
 

@@ -89,7 +89,8 @@ def price(around: Surroundings) -> Finding:
     known = [amount for amount in amounts if amount is not None]
     if len(known) < len(amounts):
         return warning(
-            f"What {settings.model} costs is not known: costs are shown as unknown, and no limit on money holds.",
+            f"What {settings.model} costs is not known: costs are shown as unknown, and where money is "
+            "limited no call may leave.",
             'Set GEPP_AUDIT_PRICES={"' + settings.model + '": {"input": "USD", "output": "USD"}} for 1,000,000 tokens.',
         )
     input_, cached, output = (_usd(amount) for amount in known)

@@ -12,11 +12,16 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from gepp_audit.cli.render import Result, Table
 
 _NAME: Final = "gepp-audit"
-#: the name where a command line begins with it: behind a quote or `&&`, before a command or an option
-_COMMAND: Final = re.compile(rf'(?:(?<=["“])|(?<=&& )){_NAME}(?= [a-z-])')
+#: the name where a command line begins with it: behind a quote, `&&` or `sudo -u USER`, before a command or an option;
+#: and an env file that it names itself
+_COMMAND: Final = re.compile(
+    rf'(?P<before>["“]|&& |["“]sudo -u \S+ ){_NAME}(?P<env_file> --env-file (?:\'[^\']*\'|\S+))?(?= [a-z-])'
+)
 
 
 def as_called(text: str, *, env_file: str | None, argv0: str | None = None) -> str:
@@ -25,9 +30,22 @@ def as_called(text: str, *, env_file: str | None, argv0: str | None = None) -> s
     `env_file`: what --env-file named. `argv0`: how the process was started, default: `sys.argv[0]`.
     """
     program = _program(sys.argv[0] if argv0 is None else argv0)
-    if env_file:
-        program = f"{program} --env-file {shlex.quote(os.path.abspath(env_file))}"
-    return text if program == _NAME else _COMMAND.sub(lambda _: program, text)
+    ours = f" --env-file {shlex.quote(os.path.abspath(env_file))}" if env_file else ""
+    return _COMMAND.sub(lambda found: f"{found['before']}{program}{found['env_file'] or ours}", text)
+
+
+def result_as_called(result: Result, *, env_file: str | None) -> Result:
+    """`result` with the commands in its text and its data so; tables stay as they are."""
+
+    def spelled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: spelled(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [spelled(one) for one in value]
+        return as_called(value, env_file=env_file) if isinstance(value, str) else value
+
+    text = [block if isinstance(block, Table) else spelled(block) for block in result.text]
+    return Result(data=spelled(result.data), text=text, exit_code=result.exit_code)
 
 
 def _program(argv0: str) -> str:

@@ -29,11 +29,11 @@ def cancel(app: App, batch: int, yes: bool) -> Result:
     """
     from gepp_audit.queue import cancelling
 
-    require_answer("cancel", yes)
     statuses = app.settings.batch_statuses
     database = app.open_database()
     try:
         stood = cancelling.look(database, batch, statuses)
+        require_answer("cancel", yes)
         confirm(_question(stood), yes)
         done = cancelling.cancel(database, batch, statuses)
     finally:

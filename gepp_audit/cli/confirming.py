@@ -10,7 +10,7 @@ from gepp_audit.cli.app import is_terminal
 
 
 def require_answer(what: str, yes: bool) -> None:
-    """Refuse before anything is looked at where nobody could answer. `what`: the command or flag that would ask."""
+    """Refuse before anything is done where nobody could answer. `what`: the command or flag that would ask."""
     if not yes and not _can_ask():
         raise click.UsageError(f"{what} asks first, and there is no terminal to ask at; add --yes if you are sure.")
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gepp_audit.crontabs.block import Command
 
 _EVERY: Final = {"60s": 60, "30s": 30}
+#: as the README, crontab.example and scripts/logrotate.conf have it
+USUAL_LOG_FILE: Final = "/var/log/gepp-audit/audit.log"
 
 
 @click.command("crontab")
@@ -96,6 +98,11 @@ def _user() -> str:
 def _notes(settings: Settings, command: Command) -> list[str]:
     """What the block cannot mend by itself."""
     notes = []
+    if command.log_file is None:
+        notes.append(
+            "No log file is set, so nothing will tell afterwards what cron's runs did. Name one with --log-file PATH "
+            f"before crontab, or set GEPP_AUDIT_LOG_FILE={USUAL_LOG_FILE} in {command.env_file}."
+        )
     only_here = [
         variable
         for name, variable in settings.variables().items()

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from gepp_audit.cli.app import App
+from gepp_audit.cli.calling import result_as_called
 from gepp_audit.cli.options import json_option
 from gepp_audit.cli.render import Result, Styled, Table
 from gepp_audit.errors import OperatorError
 from gepp_audit.plain_text import printable
 
 if TYPE_CHECKING:
-    from gepp_audit.queue.doctor import Report
+    from gepp_audit.queue.doctor import Check, Report
     from gepp_audit.settings import Settings
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "critical": "bold red", "unknown": "magenta"}
@@ -42,7 +43,8 @@ def doctor(app: App, online: bool) -> Result:
         report = examine(around, online=online)
     finally:
         around.close()
-    return Result(data=report.as_json(), text=_as_text(report), exit_code=report.status.exit_code)
+    result = Result(data=report.as_json(), text=_as_text(report), exit_code=report.status.exit_code)
+    return result_as_called(result, env_file=app.env_file)
 
 
 def _settings(app: App) -> Settings | OperatorError:
@@ -62,14 +64,26 @@ def _as_text(report: Report) -> list[str | Table]:
         (check.name, Styled(check.status.value, _STYLES[check.status.value]), check.seen) for check in report.checks
     ]
     text.append(Table(columns=("CHECK", "STATUS", "SEEN"), rows=rows))
-    alike: dict[tuple[str, str, str | None], list[str]] = {}
-    for check in report.wrong:
-        alike.setdefault((check.status.value, check.seen, check.fix), []).append(check.name)
-    for (status, seen, fix), names in alike.items():
-        text.append(f"{status.upper()} {', '.join(names)}: {seen}")
-        if fix:
-            text.append(f"  → {fix}")
+    for group in _alike(report.wrong):
+        text.append(f"{group[0].status.value.upper()} {', '.join(check.name for check in group)}: {group[0].seen}")
+        if group[0].fix:
+            text.append(f"  → {group[0].fix}")
     return text
+
+
+def _alike(wrong: tuple[Check, ...]) -> list[list[Check]]:
+    """What cannot be looked at for a reason that another check names stands beside that one: a reason is told once."""
+    groups: list[list[Check]] = []
+    for check in sorted(wrong, key=lambda one: len(one.seen)):
+        for group in groups:
+            if check.fix == group[0].fix and check.seen.endswith(group[0].seen):
+                group.append(check)
+                break
+        else:
+            groups.append([check])
+    places = {check.name: place for place, check in enumerate(wrong)}
+    groups = [[group[0], *sorted(group[1:], key=lambda one: places[one.name])] for group in groups]
+    return sorted(groups, key=lambda group: places[group[0].name])
 
 
 def _plugin_line(report: Report) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import click
 
 from gepp_audit import logs
-from gepp_audit.cli import render
+from gepp_audit.cli import render, usage_words
 from gepp_audit.cli.app import App
 from gepp_audit.errors import OperatorError
 from gepp_audit.tracebacks import format_traceback
@@ -79,7 +79,7 @@ def _told(app: App, told: OperatorError, error: BaseException) -> int:
 
 
 def _told_usage(app: App, error: click.ClickException) -> int:
-    message = logs.redacted(error.format_message())
+    message = logs.redacted(usage_words.in_words(error))
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "gepp-audit"
     fix = f'See "{path} --help".'

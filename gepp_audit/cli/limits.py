@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from gepp_audit.cli.app import App
-from gepp_audit.cli.options import COUNT, ID, json_option
+from gepp_audit.cli.figures import used_bar
+from gepp_audit.cli.options import COUNT, ID, TOKENS, json_option
 from gepp_audit.cli.render import Result, Table, moment
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _NAMES: Final = {
     "tokens_per_day": "tokens today",
     "cost_per_day": "USD today",
 }
-_BAR: Final = 10
 
 
 class Money(_DecimalType):
@@ -82,15 +82,17 @@ def show(app: App) -> Result:
         reports = show_limits(database)
     finally:
         database.close()
-    return Result(data={"limits": [one.as_json() for one in reports]}, text=_say(reports))
+    notes = _unpriced(app, reports)
+    data = {"limits": [one.as_json() for one in reports], "notes": notes}
+    return Result(data=data, text=[*_say(reports), *notes])
 
 
 @limits.command("set")
 @_scope_options
 @click.option("--calls-per-minute", type=COUNT, metavar="N", help="Calls that leave in any 60 seconds.")
-@click.option("--tokens-per-minute", type=COUNT, metavar="N", help="Tokens of these calls, input and output.")
+@click.option("--tokens-per-minute", type=TOKENS, metavar="N", help="Tokens of these calls, input and output.")
 @click.option("--concurrency", type=COUNT, metavar="N", help="Calls under way at the same time, over all hosts.")
-@click.option("--tokens-per-day", type=COUNT, metavar="N", help="Tokens of a UTC day.")
+@click.option("--tokens-per-day", type=TOKENS, metavar="N", help="Tokens of a UTC day.")
 @click.option("--cost-per-day", type=Money(), metavar="USD", help="Money of a UTC day.")
 @json_option
 @click.pass_obj
@@ -120,25 +122,51 @@ def set_(
         report = set_limits(database, scope, changes)
     finally:
         database.close()
-    return Result(data=report.as_json(), text=_say([report]))
+    return Result(data=report.as_json(), text=[*_say([report]), *_unpriced(app, [report])])
 
 
 @limits.command("clear")
 @_scope_options
+@click.option("--calls-per-minute", is_flag=True, help="This one alone; several may be named.")
+@click.option("--tokens-per-minute", is_flag=True, help="This one alone.")
+@click.option("--concurrency", is_flag=True, help="This one alone.")
+@click.option("--tokens-per-day", is_flag=True, help="This one alone.")
+@click.option("--cost-per-day", is_flag=True, help="This one alone.")
 @json_option
 @click.pass_obj
-def clear(app: App, everybody: bool, organization: int | None) -> Result:
-    """Take all limits of all organizations together, or of one, away."""
+def clear(
+    app: App,
+    everybody: bool,
+    organization: int | None,
+    calls_per_minute: bool,
+    tokens_per_minute: bool,
+    concurrency: bool,
+    tokens_per_day: bool,
+    cost_per_day: bool,
+) -> Result:
+    """Take limits of all organizations together, or of one, away: those that are named, or every one."""
     from gepp_audit.queue.control import clear_limits
     from gepp_audit.queue.wording import scope_in_words
 
     scope = _scope(everybody, organization)
+    named = (calls_per_minute, tokens_per_minute, concurrency, tokens_per_day, cost_per_day)
+    names = [name for name, meant in zip(_NAMES, named, strict=True) if meant]
     database = app.open_database()
     try:
-        report = clear_limits(database, scope)
+        report = clear_limits(database, scope, names) if names else clear_limits(database, scope)
     finally:
         database.close()
+    if report.caps:
+        return Result(data=report.as_json(), text=_say([report]))
     return Result(data=report.as_json(), text=(f"No limit holds for {scope_in_words(scope)} any more.",))
+
+
+def _unpriced(app: App, reports: list[ScopeReport]) -> list[str]:
+    from gepp_audit.queue.configured import price_of
+    from gepp_audit.queue.control import unpriced_note
+
+    note = unpriced_note(reports, app.settings.model, price_of(app.settings))
+    return [] if note is None else [note]
 
 
 def _say(reports: list[ScopeReport]) -> list[str | Table]:
@@ -163,14 +191,7 @@ def _rows(report: ScopeReport) -> Iterator[tuple[Any, ...]]:
         limit = None if most is None else f"{most:,}"
         if most is not None and most != getattr(report.caps, name):
             limit = f"{limit} (the provider's own)"
-        yield scope, words, shown, limit, None if most is None else _bar(used, most)
-
-
-def _bar(used: int | Decimal, most: int | Decimal) -> str:
-    """`████······  40 %`."""
-    share = used / most
-    full = min(int(share * _BAR), _BAR)
-    return f"{'█' * full}{'·' * (_BAR - full)} {int(share * 100):3d} %"
+        yield scope, words, shown, limit, None if most is None else used_bar(used, most)
 
 
 def _states(report: ScopeReport) -> Iterator[str]:

@@ -15,12 +15,50 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DURATION: Final = re.compile(r"([0-9]{1,9})\s*([smhd]?)", re.ASCII)
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LARGEST_ID: Final = 2**63 - 1
+_LARGEST_COUNT: Final = 2**31 - 1
+_LONGEST_RUN: Final = 86_400
+_DIGITS: Final = re.compile(r"\+?[0-9]{1,30}", re.ASCII)
 
 
 if TYPE_CHECKING:
     _IntType = click.ParamType[int]
+    _FloatType = click.ParamType[float]
 else:  # older versions of click have no generic one
-    _IntType = click.ParamType
+    _IntType = _FloatType = click.ParamType
+
+
+class WholeNumber(_IntType):
+    """A whole number from `least` to `most`; `what` says what it is a number of, for whoever types another."""
+
+    name = "integer"
+
+    def __init__(self, what: str, most: int, least: int = 1) -> None:
+        self.what, self.least, self.most = what, least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        text = str(value).strip()
+        number = int(text) if _DIGITS.fullmatch(text) else None
+        if number is None or not self.least <= number <= self.most:
+            self.fail(f"{text[:40]!r} is no {self.what} (a whole number from {self.least} to {self.most}).", param, ctx)
+        return number
+
+
+class Seconds(_FloatType):
+    """A time above 0, at most a day: `55`, `0.5`."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of seconds."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= _LONGEST_RUN:  # nan neither
+            shown = str(value).strip()[:40]
+            self.fail(f"{shown!r} is no number of seconds above 0 and up to {_LONGEST_RUN}.", param, ctx)
+        return number
 
 
 class Duration(_IntType):
@@ -38,11 +76,13 @@ class Duration(_IntType):
 
 DURATION: Final = Duration()
 #: an id of the platform
-ID: Final = click.IntRange(1, _LARGEST_ID)
+ID: Final = WholeNumber("id", _LARGEST_ID)
 #: a number of things, at least one
-COUNT: Final = click.IntRange(1)
+COUNT: Final = WholeNumber("number", _LARGEST_COUNT)
+#: a number of tokens, of which a day takes many
+TOKENS: Final = WholeNumber("number of tokens", _LARGEST_ID)
 #: a number of seconds
-SECONDS: Final = click.FloatRange(0, 86_400, min_open=True)
+SECONDS: Final = Seconds()
 
 
 def json_option(command: F) -> F:

@@ -26,12 +26,11 @@ def pause(app: App, organization: int | None, reason: str | None) -> Result:
     """Let no further call leave, on any host. Calls under way finish, and what is queued stays queued."""
     from gepp_audit.queue import control
 
-    told = (reason or "").strip() or None
-    if told is not None and len(told) > _LONGEST_REASON:
+    if reason is not None and len(reason.strip()) > _LONGEST_REASON:
         raise click.UsageError(f"--reason may have {_LONGEST_REASON} characters.")
     database = app.open_database()
     try:
-        done = control.pause(database, organization, told)
+        done = control.pause(database, organization, reason)
     finally:
         database.close()
     return Result(data=done.as_json(), text=_say_paused(done))
@@ -53,7 +52,7 @@ def resume(app: App, organization: int | None, reason: str | None) -> Result:
     finally:
         database.close()
     if reason is not None:
-        logs.info("resume_reason", reason=reason[:_LONGEST_REASON])
+        logs.info("resume_reason", reason=" ".join(reason.split())[:_LONGEST_REASON])
     return Result(data=done.as_json(), text=_say_resumed(done))
 
 

@@ -163,10 +163,8 @@ def _say(summary: Summary) -> list[str | Table]:
         f"Batches: {summary.batches_completed} completed, {len(summary.failed_batches)} failed, "
         f"{summary.batches_in_progress} still in progress.",
     ]
-    if summary.held is not None:
-        from gepp_audit.queue.holding import in_words
-
-        lines.append(in_words(summary.held))
+    if summary.obstacle is not None:
+        lines.append(summary.obstacle.message)
     if summary.outcome == "interrupted":
         lines.append(f"Stopped by a signal; {counted(summary.released, 'call')} released.")
     return lines
@@ -194,5 +192,6 @@ def _forecast_result(expected: Forecast) -> Result:
             Table(columns=("BATCH", "ORGANIZATION", "CALLS", "INPUT TOKENS", "OUTPUT TOKENS", "USD"), rows=rows),
             f"{told['calls']} calls to {expected.model} would cost {cost} without the prompt cache, with it less. "
             "Nothing was bought.",
+            *(obstacle.message for obstacle in expected.held),
         ),
     )

@@ -54,8 +54,9 @@ def retry(
     gepp-audit retry 12 --undecided --rule DC-02
     gepp-audit retry --orphans       frees what no batch holds any more
 
-    --failed, --undecided and --rule add up; BATCH, --organization and --transaction narrow them. What people decided is
-    left alone, and so is a transaction's own status: an audit changes it only while it is pending.
+    Every filter narrows the others: the third line means what is undecided in batch 12 because of DC-02. Alternatives
+    add up: --failed and --undecided, or an option that is given twice. What people decided is left alone, and so is a
+    transaction's own status: an audit changes it only while it is pending.
     """
     from gepp_audit.queue.retrying import RetryRequest
 
@@ -65,8 +66,6 @@ def retry(
             raise click.UsageError("--orphans goes with --organization, --yes and --dry-run alone.")
     elif batch is None and not transactions and not kinds:
         raise click.UsageError("say what: a BATCH, --transaction, --failed, --undecided, --rule or --orphans.")
-    if not dry_run:
-        require_answer("retry", yes)
     request = RetryRequest(
         batch=batch,
         transaction_ids=transactions,
@@ -95,6 +94,7 @@ def _again(database: Database, request: RetryRequest, *, yes: bool, dry_run: boo
         done = retrying.as_dry_run(planned, request)
     else:
         if planned.count:
+            require_answer("retry", yes)
             confirm(_question(planned), yes)
         done = retrying.retry(database, request, planned)
     return Result(data=done.as_json(), text=_say(done))
@@ -138,6 +138,7 @@ def _orphans(
     if dry_run or not found:
         done = retrying.Freed(transaction_ids=found, dry_run=dry_run)
     else:
+        require_answer("retry", yes)
         confirm(f"Free {counted(len(found), 'transaction')} that {'is' if len(found) == 1 else 'are'} queued in no "
                 "open batch?", yes)  # fmt: skip
         done = retrying.free_orphans(database, found, statuses, organizations)

@@ -58,8 +58,8 @@ def show(
 ) -> Result:
     """Show the newest batches, or BATCH with what was said of its transactions.
 
-    Filters narrow each other. Cancelled, undone and deleted batches are listed where --status asks for them; as BATCH
-    any can be shown.
+    Filters narrow each other. A batch that was deleted, and neither cancelled nor undone, is not listed; as BATCH any
+    can be shown.
     """
     of_list, of_batch = bool(statuses or since), bool(verdicts or failed or rules)
     if transaction is not None and (of_list or of_batch or after is not None):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, Final
 
+from gepp_audit.cli.figures import short_count, short_money
 from gepp_audit.cli.render import Bar, Table
 from gepp_audit.database.calls_made import CallMade
 from gepp_audit.database.history import BatchFilter, BatchLine, Spent
@@ -63,8 +63,8 @@ def _narrow_row(line: BatchLine) -> tuple[Any, ...]:
         _age(line.started_at),
         _progress(line, width=5),
         "/".join("-" if count is None else str(count) for count in counts),
-        None if line.spent is None else _short(line.spent.total_tokens),
-        None if line.spent is None or line.spent.price is None else _short_money(line.spent.price),
+        None if line.spent is None else short_count(line.spent.total_tokens),
+        None if line.spent is None or line.spent.price is None else short_money(line.spent.price),
     )
 
 
@@ -90,18 +90,6 @@ def _short_moment(moment: datetime) -> str:
     return moment_in_words(moment)[5:16]
 
 
-def _short(count: int) -> str:
-    """`999`, `12.3k`, `4.5M`: four digits are enough to compare by."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f}{unit}" if count < 100 * size else f"{count // size}{unit}"
-    return str(count)
-
-
-def _short_money(cost: Decimal) -> str:
-    return f"{cost:.2f}" if cost >= 1 else f"{cost:.4f}"
-
-
 def one_batch(found: OneBatch, after: int) -> list[str | Table]:
     """One batch and its transactions."""
     told: list[str | Table] = [*_head(found.batch)]
@@ -111,12 +99,19 @@ def one_batch(found: OneBatch, after: int) -> list[str | Table]:
         told.append(f"It holds no transaction{what}.")
         return told
     rows = [(line.transaction_id, _verdict(line), _why(line), line.spent.total_tokens or None) for line in lines]
-    told.append(Table(columns=("TRANSACTION", "VERDICT", "WHY", "TOKENS"), rows=rows))
+    told.append(_transactions(rows))
     if found.more:
         told.append(f"There are more: add --after {lines[-1].transaction_id}, or -n for more at once.")
     if found.batch.failed and not found.batch.open:
         told.append(f"“gepp-audit retry {found.batch.audit_history_id}” asks again what failed.")
     return told
+
+
+def _transactions(rows: Sequence[tuple[Any, ...]]) -> Table:
+    """Where there is too little room for all, the reasons have it; tokens of each call tells --transaction."""
+    columns = ("TRANSACTION", "VERDICT", "WHY", "TOKENS")
+    drawn = (Table(columns=columns, rows=rows), Table(columns=columns[:3], rows=[row[:3] for row in rows]))
+    return Table(columns=columns, rows=rows, drawn=drawn)
 
 
 def _head(batch: BatchLine) -> list[str]:
@@ -223,7 +218,7 @@ def _calls(calls: Sequence[CallMade]) -> Table:
     narrow = [
         (
             call.call_id, _short_moment(call.dispatched_at), _call_outcome(call), _call_tokens(call),
-            None if call.cost is None else _short_money(call.cost), call.latency_ms, _by_whom(call),
+            None if call.cost is None else short_money(call.cost), call.latency_ms, _by_whom(call),
         )
         for call in calls
     ]  # fmt: skip

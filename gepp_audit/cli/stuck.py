@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from gepp_audit import logs
 from gepp_audit.cli.app import App
-from gepp_audit.cli.calling import as_called
+from gepp_audit.cli.calling import result_as_called
 from gepp_audit.cli.confirming import confirm, require_answer
 from gepp_audit.cli.options import DURATION, ID, json_option
 from gepp_audit.cli.render import Result, Table, error_text
 from gepp_audit.errors import OperatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from decimal import Decimal
-
     from gepp_audit.database.engine import Database
     from gepp_audit.queue.inspecting import Question, Report
     from gepp_audit.queue.mending import GivenUp, Requeued
-    from gepp_audit.settings import Settings
 
 _ENGINE: Final = "openai"
 _FORMATS: Final = ("table", "json", "prometheus")
@@ -69,7 +65,8 @@ def stuck(
 
     Without IDs: those that have been open for long; with IDs: these, of any age. Changes nothing unless --requeue or
     --fail is given. Every 'slow', 'retrying', 'limited' and 'paused' is a WARNING, every other cause is CRITICAL. So is
-    a WARNING what is queued in no open batch, and that another program settled batches of ours lately.
+    a WARNING what is queued in no open batch, that another program settled batches of ours lately, and that batches
+    wait in a status that no run takes.
 
     \b
     Exit codes: 0 OK · 1 WARNING · 2 CRITICAL · 3 UNKNOWN (also: wrong usage, no database)
@@ -138,6 +135,7 @@ def _check(wanted: _Wanted) -> None:
 
 
 def _answer(app: App, wanted: _Wanted) -> Result:
+    from gepp_audit.queue.configured import price_of
     from gepp_audit.queue.inspecting import Question, inspect
 
     settings = app.settings
@@ -147,39 +145,18 @@ def _answer(app: App, wanted: _Wanted) -> Result:
         ids=wanted.ids,
         host=settings.host,
         most_output=settings.max_completion_tokens,
-        price=_price(settings),
+        price=price_of(settings),
     )
     database = app.open_database()
     try:
         report = inspect(database, question)
         if wanted.requeue:
-            return _as_called(app, _requeue(database, report, question, wanted.yes))
+            return result_as_called(_requeue(database, report, question, wanted.yes), env_file=app.env_file)
         if wanted.give_up:
-            return _as_called(app, _give_up(database, report, question, wanted.yes))
+            return result_as_called(_give_up(database, report, question, wanted.yes), env_file=app.env_file)
     finally:
         database.close()
-    return _as_called(app, _result(report, wanted))
-
-
-def _as_called(app: App, result: Result) -> Result:
-    """The result with its commands as this one was called."""
-
-    def spelled(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: spelled(one) for name, one in value.items()}
-        if isinstance(value, list):
-            return [spelled(one) for one in value]
-        return as_called(value, env_file=app.env_file) if isinstance(value, str) else value
-
-    text = [block if isinstance(block, Table) else spelled(block) for block in result.text]
-    return Result(data=spelled(result.data), text=text, exit_code=result.exit_code)
-
-
-def _price(settings: Settings) -> Callable[[int, int], Decimal | None]:
-    from gepp_audit.audit import pricing
-
-    overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
-    return lambda read, written: pricing.most(settings.model, read, written, overrides)
+    return result_as_called(_result(report, wanted), env_file=app.env_file)
 
 
 def _result(report: Report, wanted: _Wanted) -> Result:
@@ -236,6 +213,7 @@ def _unknown(error: OperatorError, wanted: _Wanted) -> Result:
             "stuck": [],
             "orphans": None,
             "rivals": None,
+            "untaken": None,
             "error": {"code": error.code, "message": message, "fix": fix},
         },
         text=told,
@@ -251,6 +229,13 @@ def _refuse_ended(report: Report) -> None:
 
     if not report.ended:
         return
+    if report.untaken.batches:
+        raise OperatorError(
+            f"{report.untaken.seen}; so nothing was changed.",
+            fix=report.untaken.fix,
+            code="batch_not_taken",
+            exit_code=2,
+        )
     ids = tuple(one.audit_history_id for one in report.ended)
     many = len(ids) > 1
     raise OperatorError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gepp_audit.cli.render import Table
 from gepp_audit.plain_text import printable
 from gepp_audit.queue.diagnosis import Cause, Status
-from gepp_audit.queue.wording import counted, listed, moment_in_words, span
+from gepp_audit.queue.wording import capital, counted, listed, moment_in_words, span
 
 if TYPE_CHECKING:
     from gepp_audit.errors import OperatorError
@@ -30,6 +30,9 @@ def as_table(report: Report) -> list[str | Table]:
     blocks += [line for group in _alike(report.stuck) for line in _told(group)]
     blocks += _whole_queue(report)
     for ended in report.ended:
+        if ended.status in report.untaken.by_status and not ended.deleted:
+            blocks.append(f"Batch {ended.audit_history_id} is one of them.")
+            continue
         how = "was deleted" if ended.deleted else f"is not open: its status is {ended.status or 'empty'}"
         blocks.append(f"Batch {ended.audit_history_id} {how}, so it is not stuck.")
     return blocks
@@ -48,6 +51,9 @@ def _whole_queue(report: Report) -> Iterator[str]:
         settled = counted(report.rivals.batches, "batch", "batches")
         yield f"Another program settled {settled} of ours within the last hour{when}."
         yield f"  → {RIVAL_FIX}"
+    if report.untaken.batches:
+        yield f"{capital(report.untaken.seen)}."
+        yield f"  → {report.untaken.fix}"
 
 
 def _orphans(report: Report) -> str:
@@ -62,7 +68,7 @@ def _plugin_line(report: Report) -> str:
     older = "" if report.older_than == 0 else f" for more than {span(timedelta(seconds=report.older_than))}"
     if not number:
         opened = counted(report.open_batches, "batch", "batches")
-        text = f"no batch is open{older}" if not report.ended else "none of these batches is open"
+        text = f"no batch is open{older}" if not report.ended else _none_of_these(report)
         text += f" ({opened} open in all)"
     else:
         causes = ", ".join(
@@ -74,7 +80,13 @@ def _plugin_line(report: Report) -> str:
         text += f"; {_orphans(report)}"
     if report.rivals.batches:
         text += f"; another program settled {counted(report.rivals.batches, 'batch', 'batches')} of ours"
+    if report.untaken.batches:
+        text += f"; {report.untaken.seen}"
     return _one_line(f"{report.status.value.upper()} - {text}", _perfdata(report))
+
+
+def _none_of_these(report: Report) -> str:
+    return "runs take none of these batches" if report.untaken.batches else "none of these batches is open"
 
 
 def _perfdata(report: Report) -> str:
@@ -82,6 +94,7 @@ def _perfdata(report: Report) -> str:
     oldest = max((stuck.age for stuck in report.stuck), default=0)
     values = {"stuck": f"{len(report.stuck)};0", "oldest": f"{oldest}s;", "open": f"{report.open_batches};"}
     values |= {"orphans": f"{report.orphans.count};0", "rivals": f"{report.rivals.batches};0"}
+    values |= {"untaken": f"{report.untaken.batches};0"}
     return " ".join(f"{label}={value};;0" for label, value in values.items())
 
 
@@ -174,6 +187,11 @@ def as_prometheus(report: Report) -> str:
                 "rival_batches",
                 "Batches of ours that another program settled within the last hour.",
                 [({}, report.rivals.batches)],
+            ),
+            *_metric(
+                "untaken_batches",
+                "Open batches in a status that no run takes.",
+                [({}, report.untaken.batches)],
             ),
         ]
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from gepp_audit.cli.app import App
+from gepp_audit.cli.figures import short_count, short_money
 from gepp_audit.cli.moments import DAY
 from gepp_audit.cli.options import COUNT, json_option, organizations_option
 from gepp_audit.cli.render import Bar, Result, Sparkline, Table
@@ -107,7 +108,8 @@ def _table(report: UsageReport, rows: tuple[UsageRow, ...]) -> Table:
         whole = [(*cells, row.used.unpriced_calls) for cells, row in zip(whole, shown, strict=True)]
         short = [(*cells, row.used.unpriced_calls) for cells, row in zip(short, shown, strict=True)]
     plain = Table(columns=columns, rows=whole)
-    drawn: tuple[Table, ...] = (plain, Table(columns=narrow, rows=short))
+    smallest = Table(columns=(narrow[0], "CALLS", "TOKENS", "USD"), rows=[_narrowest_row(row) for row in shown])
+    drawn: tuple[Table, ...] = (plain, Table(columns=narrow, rows=short), smallest)
     cost = report.total.used.cost
     if report.by != "day" and cost and len(rows) > 1:
         pictured = [(*cells, _share(row, cost)) for cells, row in zip(whole, shown, strict=True)]
@@ -137,6 +139,12 @@ def _narrow_row(row: UsageRow) -> tuple[Any, ...]:
     return (
         _key(row), used.calls, used.failed_calls, tokens, _per_cent(row.cache_hit_rate), row.cost, _overruled(row)
     )  # fmt: skip
+
+
+def _narrowest_row(row: UsageRow) -> tuple[Any, ...]:
+    tokens = row.used.input_tokens + row.used.output_tokens
+    cost = None if row.cost is None else short_money(row.cost)
+    return _key(row), short_count(row.used.calls), short_count(tokens), cost
 
 
 def _key(row: UsageRow) -> str:

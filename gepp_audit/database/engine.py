@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from gepp_audit.database.json_functions import ExactSum
 from gepp_audit.database.sqlite_files import require_local_file_system
 from gepp_audit.database.types import UtcDateTime, sqlite_timestamp
+from gepp_audit.database.unreachable import trouble
 from gepp_audit.errors import OperatorError
 from gepp_audit.setting_values import masked_url
 
@@ -266,21 +267,8 @@ def _worth_repeating(error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
     state = sqlstate(error)
     if state is None:  # libpq itself failed: refused, reset, timed out; a wrong password or name is a person's to mend
-        return not _refused_for_good(error)
+        return not trouble(str(error.orig)).lasting
     return error.connection_invalidated or state in _REPEAT or state in _LOST
-
-
-def _refused_for_good(error: DBAPIError) -> bool:
-    said = str(error.orig).lower()
-    return any(
-        sign in said
-        for sign in (
-            "authentication failed",
-            "does not exist",
-            "no pg_hba.conf entry",
-            "no password",
-        )
-    )
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -313,9 +301,14 @@ def operator_error(error: DBAPIError, database: str) -> OperatorError:
     if isinstance(error.orig, sqlite3.Error):
         return _sqlite_error(error.orig, database)
     state = sqlstate(error)
-    if state is None or state in _LOST:
+    if state is None:
+        found = trouble(str(error.orig))
         return OperatorError(
-            f"cannot reach the database {database}: {_connection_trouble(error, state)}.",
+            f"cannot reach the database {database}: {found.words}.", fix=found.fix, code="database_unreachable"
+        )
+    if state in _LOST:
+        return OperatorError(
+            f"cannot reach the database {database}: it ended the connection (SQLSTATE {state}).",
             fix="Start PostgreSQL or correct DATABASE_URL, then run the command again.",
             code="database_unreachable",
         )
@@ -357,25 +350,4 @@ def _sqlite_error(error: sqlite3.Error, database: str) -> OperatorError:
         f"the database {database} could not be used ({name}).",
         fix=fix,
         code="database_error",
-    )
-
-
-def _connection_trouble(error: DBAPIError, state: str | None) -> str:
-    if state is not None:
-        return f"it ended the connection (SQLSTATE {state})"
-    said = str(error.orig).lower()
-    known = {
-        "connection refused": "connection refused",
-        "authentication failed": "user or password refused",
-        "no password": "no password was given",
-        "no pg_hba.conf entry": "the server does not let this host and user in",
-        "could not translate host name": "unknown host name",
-        "timeout": "no answer in time",
-        "does not exist": "there is no such database or user",
-        "no such file or directory": "no server listens on that socket",
-        "closed the connection": "the server closed the connection",
-    }
-    return next(
-        (words for sign, words in known.items() if sign in said),
-        "the connection failed",
     )

@@ -29,6 +29,7 @@ from gepp_audit.model import BatchOutcome
 
 __all__ = [
     "MOST_COUNTED",
+    "OPEN_STATUSES",
     "HostFacts",
     "PlatformShape",
     "Server",
@@ -37,6 +38,7 @@ __all__ = [
     "is_embedded",
     "is_network",
     "is_postgresql",
+    "open_by_status",
     "open_to_look",
     "overdue",
     "revision",
@@ -48,6 +50,8 @@ __all__ = [
 
 #: how far a count goes: beyond it, it is "many"
 MOST_COUNTED: Final = 10_000
+#: how a platform marks a batch that is not settled
+OPEN_STATUSES: Final = ("in_progress", "pending")
 _ROUND_TRIPS: Final = 3
 #: pruning happens in small slices between the work, so a day's delay is none
 _PRUNED_WITHIN: Final = timedelta(days=1)
@@ -222,7 +226,7 @@ def shape(connection: Connection) -> PlatformShape:
         missing_tables=missing,
         missing_columns=tuple(missing_columns),
         is_new=transaction_audits.name in names or any(new_columns),
-        open_batches={} if missing or missing_columns else _open_batches(connection),
+        open_batches={} if missing or missing_columns else open_by_status(connection),
     )
 
 
@@ -230,10 +234,11 @@ def _is_optional(table: str) -> bool:
     return table in (transaction_audits.name, embedded_marker.name)
 
 
-def _open_batches(connection: Connection) -> dict[str, int]:
+def open_by_status(connection: Connection) -> dict[str, int]:
+    """How many batches of the platform are open in which status, whether or not a run takes that status."""
     found = connection.execute(
         select(history.c.status, func.count())
-        .where(history.c.status.in_(("in_progress", "pending")), history.c.deleted_date.is_(None))
+        .where(history.c.status.in_(OPEN_STATUSES), history.c.deleted_date.is_(None))
         .group_by(history.c.status)
     )
     return {row[0]: row[1] for row in found}

@@ -23,7 +23,7 @@ from gepp_audit.database.types import JsonValue
 from gepp_audit.model import ItemState, VerdictStatus
 
 #: statuses that the platform gives to batches which it also marks as deleted
-_DELETED: Final = frozenset({"cancelled", "undone"})
+_DELETED: Final = ("cancelled", "undone")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +36,8 @@ class BatchFilter:
     since: datetime | None = None
     #: older than this batch: the next page
     before: int | None = None
+    #: also those that people cancelled or undid, which the platform marks as deleted too
+    withdrawn: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +93,7 @@ class BatchLine:
 
 
 def newest(connection: Connection, most: int, wanted: BatchFilter | None = None) -> list[BatchLine]:
-    """The newest batches, newest first; deleted ones only where their status is asked for."""
+    """The newest batches, newest first, with those that were cancelled or undone; not what was deleted otherwise."""
     statement = _batches(connection).where(*_conditions(wanted or BatchFilter()))
     rows = connection.execute(statement.order_by(history.c.id.desc()).limit(most)).all()
     return _with_live_figures(connection, [_line(row) for row in rows])
@@ -107,9 +109,8 @@ def one(connection: Connection, audit_history_id: int, organizations: Sequence[i
 
 
 def _conditions(wanted: BatchFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if not _DELETED.intersection(wanted.statuses):
-        conditions.append(history.c.deleted_date.is_(None))
+    shown = history.c.deleted_date.is_(None)
+    conditions: list[ColumnElement[bool]] = [or_(shown, history.c.status.in_(_DELETED)) if wanted.withdrawn else shown]
     if wanted.statuses:
         conditions.append(history.c.status.in_(wanted.statuses))
     if wanted.organizations:

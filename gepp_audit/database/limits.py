@@ -1,7 +1,8 @@
 """The mutex of the claim, and what people and the provider allow: limits, pauses, blocks and waits, for all hosts.
 
 One row per scope: `global`, which is the mutex too, and `organization:ID` where something holds for one alone. Whoever
-writes a row takes the mutex first, so that a claim, which reads them behind it, misses none.
+writes a row takes the mutex first, so that a claim, which reads them behind it, misses none. `block` and `unblock` need
+no step of their own for that: each is one update of the global row, whose row lock is that same mutex.
 
 While the provider refuses us for good (a rejected key, no money), `blocked_until` lets one probe call a minute through
 over all hosts; the first call that is answered again lifts it.

@@ -63,6 +63,11 @@ class Found:
         """Its last audit brought no verdict."""
         return self.label == "failed" or (self.label == "null" and self.failed_here)
 
+    @property
+    def undecided(self) -> bool:
+        """An audit left it to a person."""
+        return self.label == "no_action"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scope:

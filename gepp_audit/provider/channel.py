@@ -3,8 +3,8 @@
 A frame is the length of its body, four bytes in network order, and the body, a pickled message. Pickle is safe here:
 both ends are this program, and nobody else has the socket.
 
-From the run: `Terms` first, then `CallRequest` and `Cancel`. Back: `Ready` first, then one `CallResult` per call that
-was not cancelled.
+From the run: `Terms` first, then `CallRequest` and `Cancel`. Back: `Ready` first, then one `CallResult` per call.
+A call that was cancelled may bring one too: the run has given it up, and drops what comes for it.
 """
 
 from __future__ import annotations

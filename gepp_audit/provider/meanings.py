@@ -35,7 +35,10 @@ MONEY = Meaning(
     "The provider's account has no money or quota left. Add credit or raise the limit in its billing settings",
 )
 KEY = Meaning(
-    FailureKind.BLOCK, ErrorCode.KEY_REJECTED, "The provider rejected the API key. Set a valid OPENAI_API_KEY"
+    FailureKind.BLOCK,
+    ErrorCode.KEY_REJECTED,
+    "The provider rejected the API key. Put a valid one into OPENAI_API_KEY, or into the file that "
+    "OPENAI_API_KEY_FILE names",
 )
 ACCESS = Meaning(
     FailureKind.BLOCK,

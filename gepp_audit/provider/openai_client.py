@@ -34,17 +34,20 @@ __all__ = ["DEFAULT_MODEL", "OpenAIClient", "clock"]
 #: not: a machine that slept wakes both of us, but not at the same moment
 _OVERDUE_AFTER: Final = 10.0
 _OVERDUE_GRACE: Final = 5.0
-#: variables that the process has no use for and a core dump of it should not hold
-_WITHHELD: Final = (
-    "DATABASE_URL",
-    "OPENAI_API_KEY",
-    "OPENAI_API_KEY_FILE",
-    "PGPASSWORD",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+#: variables that the process has no use for and a core dump of it should not hold; and how those of our settings begin
+_WITHHELD: Final = frozenset(
+    {
+        "DATABASE_URL",
+        "OPENAI_API_KEY",
+        "OPENAI_API_KEY_FILE",
+        "PGPASSWORD",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    }
 )
+_OUR_SETTINGS: Final = "GEPP_AUDIT_"
 
 _CANNOT_START: Final = Failure(
     kind=FailureKind.RETRY,
@@ -311,7 +314,11 @@ def _select(reading: list[int | Channel], writing: list[Channel], timeout: float
 
 def _environment() -> dict[str, str]:
     """The caller's environment and module path, less what the process has no use for."""
-    kept = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _WITHHELD and not name.startswith(_OUR_SETTINGS)
+    }
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     # looking for pydantic's plugins reads the metadata of every installed package
     return kept | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYDANTIC_DISABLE_PLUGINS": "__all__"}

@@ -59,12 +59,15 @@ def refuse_unpriced(caps: Caps, price: Price, options: RunOptions) -> None:
 def tell(budget: Budget) -> None:
     """Say once a day that a limit of the day is nearly used up, or keeps calls back until midnight."""
     event = "daily_limit_reached" if budget.percent == 100 else "daily_limit_nearly_reached"
+    # a limit is reached before it is used up: the next call may take more than is left
+    more = {} if budget.need is None or budget.used >= budget.most else {"one_call_may_take": _plain(budget.need)}
     logs.warning(
         event,
         scope=scope_in_words(budget.organization_id),
         limit=budget.limit.value,
         used=_plain(budget.used),
         at_most=_plain(budget.most),
+        **more,
     )
 
 

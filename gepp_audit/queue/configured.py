@@ -15,6 +15,8 @@ from gepp_audit.queue.stopping import Stop
 from gepp_audit.settings import Settings
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from gepp_audit.database.engine import Database
     from gepp_audit.provider.openai_client import OpenAIClient
 
@@ -67,6 +69,16 @@ def database_of(settings: Settings) -> Database:
         database.close()
         raise
     return database
+
+
+def price_of(settings: Settings) -> Callable[[int, int], Decimal | None]:
+    """USD that so many tokens of input and output cost at most at the settings' model; None: its price is not known.
+    OperatorError: prices that cannot be read.
+    """
+    from gepp_audit.audit import pricing
+
+    overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
+    return lambda read, written: pricing.most(settings.model, read, written, overrides)
 
 
 @contextlib.contextmanager

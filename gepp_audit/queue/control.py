@@ -6,7 +6,7 @@ What a person may do to batches and transactions stands beside it: `cancelling`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
@@ -115,6 +115,20 @@ def show_limits(database: Database) -> list[ScopeReport]:
     return database.read(_report)
 
 
+def unpriced_note(
+    reports: Sequence[ScopeReport], model: str, price: Callable[[int, int], Decimal | None]
+) -> str | None:
+    """What to know where money is limited and `price` (USD of so many tokens in and out) knows none of `model`."""
+    limited = [one for one in reports if one.caps.cost_per_day is not None]
+    if not limited or price(1, 1) is not None:
+        return None
+    whose = " and ".join(scope_in_words(one.organization_id) for one in limited)
+    return (
+        f"Money is limited for {whose}, and the price of the model {model} is not known, so no call of theirs may "
+        "leave: tell it in GEPP_AUDIT_PRICES, set another GEPP_AUDIT_MODEL, or limit tokens instead."
+    )
+
+
 def set_limits(database: Database, organization_id: int | None, changes: Mapping[str, Any]) -> ScopeReport:
     """Set these limits of a scope, by their names in `Caps`; the others stay. None: everybody's.
 
@@ -124,9 +138,9 @@ def set_limits(database: Database, organization_id: int | None, changes: Mapping
     return _set(database, organization_id, checked)
 
 
-def clear_limits(database: Database, organization_id: int | None) -> ScopeReport:
-    """Take every limit of a scope away; a pause stays. OperatorError: an organization that does not exist."""
-    return _set(database, organization_id, dict.fromkeys(CAPS))
+def clear_limits(database: Database, organization_id: int | None, names: Collection[str] = CAPS) -> ScopeReport:
+    """Take the limits of these names in `Caps` (default: every one) of a scope away; a pause stays."""
+    return _set(database, organization_id, dict.fromkeys(names))
 
 
 def _set(database: Database, organization_id: int | None, changes: Mapping[str, Any]) -> ScopeReport:
@@ -177,12 +191,14 @@ def _option(name: str) -> str:
 def pause(database: Database, organization_id: int | None, reason: str | None) -> Paused:
     """Let no further call of a scope leave (None: of anybody); those under way finish and are settled.
 
-    OperatorError: an organization that does not exist.
+    The reason is one line: line breaks and repeated blanks in it become one blank. OperatorError: an organization that
+    does not exist.
     """
+    told_why = " ".join((reason or "").split()) or None
 
     def work(connection: Connection) -> Paused:
         _require_organization(connection, organization_id)
-        since = limits.pause(connection, organization_id, reason)
+        since = limits.pause(connection, organization_id, told_why)
         told = (
             limits.gate(connection) if organization_id is None else limits.of_organizations(connection)[organization_id]
         )

@@ -72,17 +72,23 @@ def enqueue(database: Database, request: EnqueueRequest) -> Enqueued:
 @contextmanager
 def known_user(triggered_by: int | None) -> Iterator[None]:
     """Say it in words when the platform does not know the user who asks for a batch."""
+    if triggered_by is not None and triggered_by > enqueuing.LARGEST_ID:  # its column holds no such number
+        raise _no_user(triggered_by)
     try:
         yield
     except OperatorError as error:
         if isinstance(error.__cause__, DBAPIError) and sqlstate(error.__cause__) == _FOREIGN_KEY:
-            raise OperatorError(
-                f"the platform has no user {triggered_by}.",
-                fix="Give --triggered-by the id of an existing user, or leave it out.",
-                code="unknown_user",
-                exit_code=2,
-            ) from error
+            raise _no_user(triggered_by) from error
         raise
+
+
+def _no_user(triggered_by: int | None) -> OperatorError:
+    return OperatorError(
+        f"the platform has no user {triggered_by}.",
+        fix="Give --triggered-by the id of an existing user, or leave it out.",
+        code="unknown_user",
+        exit_code=2,
+    )
 
 
 def _enqueue(connection: Connection, platform: Platform, request: EnqueueRequest) -> Enqueued:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from gepp_audit.audit.pricing import cost
-from gepp_audit.audit.prompt import compile_rules, estimate_tokens, render_transaction
+from gepp_audit.audit.pricing import cost, most
+from gepp_audit.audit.prompt import compile_rules, estimate_tokens, prompt_tokens, render_transaction
 from gepp_audit.audit.transaction import to_payload
 from gepp_audit.database import forecasting
-from gepp_audit.database.engine import Database
+from gepp_audit.database.engine import Database, now
+from gepp_audit.database.items import OpenBatch
 from gepp_audit.database.platform import Platform, detect, load, load_rules
 from gepp_audit.model import Usage
+from gepp_audit.queue.known import require_organizations
+from gepp_audit.queue.obstacles import Obstacle, Planned, met_by
 from gepp_audit.queue.options import RunOptions
 
 #: transactions of a batch whose prompt is built and measured
@@ -43,6 +47,8 @@ class Forecast:
 
     model: str
     batches: tuple[Expected, ...]
+    #: what would keep calls from leaving now
+    held: tuple[Obstacle, ...] = ()
 
     @property
     def cost(self) -> Decimal | None:
@@ -70,27 +76,61 @@ class Forecast:
             "input_tokens": sum(batch.input_tokens for batch in self.batches),
             "output_tokens": sum(batch.output_tokens for batch in self.batches),
             "cost_usd": None if self.cost is None else float(self.cost),
+            "held": [obstacle.as_json() for obstacle in self.held],
         }
 
 
 def forecast(database: Database, options: RunOptions) -> Forecast:
     """Look at what is open and estimate it. The limits of the options (`max_batches`, `max_transactions`) are
-    respected.
+    respected. OperatorError: an organization of the options that there is not.
     """
     return database.read(lambda connection: _forecast(connection, detect(connection), options))
 
 
 def _forecast(connection: Connection, platform: Platform, options: RunOptions) -> Forecast:
+    require_organizations(connection, options.organizations)
     found = forecasting.waiting(connection, platform, options.batch_statuses, options.organizations, _SAMPLE)
     usual_output = forecasting.usual_output_tokens(connection, options.model)
     left = options.max_transactions
     expected: list[Expected] = []
+    prompts: dict[int, int] = {}
     for waiting in [one for one in found if one.transactions][: options.max_batches]:
         calls = waiting.transactions if left is None else min(left, waiting.transactions)
         left = None if left is None else left - calls
         if calls:
-            expected.append(_expect(connection, platform, waiting, calls, usual_output, options))
-    return Forecast(model=options.model, batches=tuple(expected))
+            prompt, one = _expect(connection, platform, waiting, calls, usual_output, options)
+            expected.append(one)
+            prompts[one.audit_history_id] = prompt
+    return Forecast(model=options.model, batches=tuple(expected), held=_held(connection, expected, prompts, options))
+
+
+def _held(
+    connection: Connection, expected: Sequence[Expected], prompts: Mapping[int, int], options: RunOptions
+) -> tuple[Obstacle, ...]:
+    """What the calls of these batches would meet. `prompts`: tokens of a batch's rules, by batch."""
+    moment = now(connection)
+
+    def price(read: int, written: int) -> Decimal | None:
+        return most(options.model, read, written, options.price_overrides)
+
+    planned = [
+        Planned(
+            batch=OpenBatch(
+                audit_history_id=one.audit_history_id,
+                organization_id=one.organization_id,
+                started_at=moment,
+                ready=one.calls,
+                prompt_tokens=prompts[one.audit_history_id],
+            ),
+            tokens=one.input_tokens + one.output_tokens,
+            cost=one.cost,
+        )
+        for one in expected
+        if one.calls
+    ]
+    if not planned:
+        return ()
+    return tuple(met_by(connection, planned, options.max_completion_tokens, price, moment))
 
 
 def _expect(
@@ -100,11 +140,13 @@ def _expect(
     calls: int,
     usual_output: float | None,
     options: RunOptions,
-) -> Expected:
+) -> tuple[int, Expected]:
+    """What a claim takes for the tokens of its prompt without a transaction, and what it is expected to take in all."""
     rules = load_rules(connection, waiting.organization_id)
     if not rules:
         calls = 0  # the batch will fail without a call
-    prefix = estimate_tokens(compile_rules(rules).prefix) if rules else 0
+    prompt = compile_rules(rules) if rules else None
+    prefix = 0 if prompt is None else estimate_tokens(prompt.prefix)
     loaded = load(connection, platform, waiting.sample)
     sizes = [
         estimate_tokens(render_transaction(to_payload(one.transaction, options.send_fields), _MARKER))
@@ -118,7 +160,7 @@ def _expect(
         cache_write_tokens=0,
         output_tokens=round(calls * output),
     )
-    return Expected(
+    return 0 if prompt is None else prompt_tokens(prompt), Expected(
         audit_history_id=waiting.audit_history_id,
         organization_id=waiting.organization_id,
         calls=calls,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -24,6 +24,7 @@ from gepp_audit.queue.causes.platform import SWITCH_OFF
 from gepp_audit.queue.diagnosis import Diagnosis, Held, Status, diagnose
 from gepp_audit.queue.holding import Hold
 from gepp_audit.queue.standing import look, reservation
+from gepp_audit.queue.untaken import Untaken, untaken
 from gepp_audit.queue.wording import listed
 
 #: so many queued transactions are looked at for orphans
@@ -98,12 +99,14 @@ class Report:
     #: of the whole queue: looked for where no batch is named
     orphans: Orphans = field(default_factory=Orphans)
     rivals: Rivals = field(default_factory=Rivals)
+    #: open, but in a status that no run takes; of those named where batches are named
+    untaken: Untaken = field(default_factory=Untaken)
 
     @property
     def status(self) -> Status:
         """The worst of all."""
         found = [stuck.diagnosis.status for stuck in self.stuck]
-        if self.orphans.count or self.rivals.batches:
+        if self.orphans.count or self.rivals.batches or self.untaken.batches:
             found.append(Status.WARNING)
         return max(found, key=lambda status: status.exit_code, default=Status.OK)
 
@@ -128,12 +131,13 @@ class Report:
                 "last_at": self.rivals.last_at,
                 "fix": RIVAL_FIX if self.rivals.batches else None,
             },
+            "untaken": self.untaken.as_json(),
         }
 
 
 def inspect(database: Database, question: Question) -> Report:
     """Look at all open batches and diagnose those that are asked for. OperatorError: a named batch does not exist."""
-    facts, others, held, whole = database.read(lambda connection: _look(connection, question))
+    facts, others, held, beside = database.read(lambda connection: _look(connection, question))
     unknown = tuple(id_ for id_ in _not_open(facts, question.ids) if id_ not in others)
     if unknown:
         raise no_such_batch(unknown)
@@ -154,26 +158,42 @@ def inspect(database: Database, question: Question) -> Report:
         stuck=tuple(chosen),
         open_batches=len(facts.batches),
         ended=tuple(others[id_] for id_ in sorted(others)),
-        orphans=whole[0],
-        rivals=whole[1],
+        orphans=beside.orphans,
+        rivals=beside.rivals,
+        untaken=beside.untaken,
     )
+
+
+class _Beside(NamedTuple):
+    """What is wrong beside the batches that runs take."""
+
+    orphans: Orphans
+    rivals: Rivals
+    untaken: Untaken
 
 
 def _look(
     connection: Connection, question: Question
-) -> tuple[Facts, dict[int, PlatformBatch], dict[int, Held], tuple[Orphans, Rivals]]:
+) -> tuple[Facts, dict[int, PlatformBatch], dict[int, Held], _Beside]:
     facts = reports.collect(connection, question.batch_statuses)
     missing = _not_open(facts, question.ids)
     others = reports.platform_batches(connection, missing) if missing else {}
-    whole = (Orphans(), Rivals()) if question.ids else _whole_queue(connection, question.batch_statuses)
-    return facts, others, _held(connection, question, facts.moment), whole
+    if question.ids:
+        named = Counter(one.status for one in others.values() if one.status in health.OPEN_STATUSES and not one.deleted)
+        beside = _Beside(Orphans(), Rivals(), untaken(named, question.batch_statuses))
+    else:
+        beside = _whole_queue(connection, question.batch_statuses)
+    return facts, others, _held(connection, question, facts.moment), beside
 
 
-def _whole_queue(connection: Connection, statuses: Sequence[str]) -> tuple[Orphans, Rivals]:
-    """What is wrong beside the batches that are open."""
+def _whole_queue(connection: Connection, statuses: Sequence[str]) -> _Beside:
     count, complete = retrying.count_orphans(connection, detect(connection), statuses, _LOOKED_AT)
     _, settled, last_at = health.settled_by_others(connection, _RIVAL_WITHIN)
-    return Orphans(count=count, complete=complete), Rivals(batches=settled, last_at=last_at)
+    return _Beside(
+        Orphans(count=count, complete=complete),
+        Rivals(batches=settled, last_at=last_at),
+        untaken(health.open_by_status(connection), statuses),
+    )
 
 
 def _held(connection: Connection, question: Question, moment: datetime) -> dict[int, Held]:

@@ -70,8 +70,8 @@ def _fan_out(database: Database, platform: Platform, audit_history_id: int, mode
         return 0
     summary.skipped += done.skipped
     summary.taken_up += done.total - done.ready
-    tell = logs.warning if done.error else logs.info
-    tell(
+    # what failed the batch is warned of once: when it is closed
+    logs.info(
         "batch_fanned_out",
         audit_history_id=audit_history_id,
         organization_id=done.organization_id,

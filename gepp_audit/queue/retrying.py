@@ -22,6 +22,7 @@ from gepp_audit.database.retrying import Found, Scope
 from gepp_audit.errors import OperatorError
 from gepp_audit.queue.enqueue import known_user
 from gepp_audit.queue.inspecting import no_such_batch
+from gepp_audit.queue.known import require_organizations
 from gepp_audit.queue.wording import counted
 
 #: so many that are left out are named
@@ -31,9 +32,11 @@ _LONG_MS: Final = 300_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryRequest:
-    """What is to be asked again. The kinds (`failed`, `undecided`, `rules`) add up; the rest narrows them.
+    """What is to be asked again. Every filter narrows the others; values of one filter add up, and `failed` and
+    `undecided` are two values of one.
 
-    Without a kind: the named transactions whatever became of them, or the failed ones of the batch.
+    Without `failed`, `undecided` and `rules`: the named transactions whatever became of them, or the failed ones of the
+    batch.
     """
 
     batch: int | None = None
@@ -129,8 +132,8 @@ class Retried:
 
 
 def plan(database: Database, request: RetryRequest) -> Plan:
-    """What `request` means as things stand; changes nothing. OperatorError: no such batch, or ids that cannot be asked
-    again, by name.
+    """What `request` means as things stand; changes nothing. OperatorError: no such batch or organization, or ids that
+    cannot be asked again, by name.
     """
     return database.read(lambda connection: _plan(connection, detect(connection), request))
 
@@ -186,6 +189,7 @@ def _result(batches: Sequence[NewBatch], planned: Plan, *, dry_run: bool) -> Ret
 
 def _plan(connection: Connection, platform: Platform, request: RetryRequest) -> Plan:
     scope = Scope(batch=request.batch, organizations=request.organizations)
+    require_organizations(connection, request.organizations)
     if request.batch is not None and retrying.organization_of(connection, request.batch) is None:
         raise no_such_batch([request.batch])
     if request.transaction_ids:
@@ -219,12 +223,17 @@ def _in_order(planned: Plan, most: int | None) -> Plan:
 
 def _matching(connection: Connection, platform: Platform, request: RetryRequest, scope: Scope) -> Iterable[Found]:
     """Those of the kinds; a failed item whose transaction has a verdict by now is not failed."""
-    if request.failed or not request.has_kind:
+    if request.rules:
+        any_kind = not (request.failed or request.undecided)
+        for rule_id in request.rules:
+            for found in retrying.judged_by(connection, platform, scope, rule_id):
+                if any_kind or (request.failed and found.failed) or (request.undecided and found.undecided):
+                    yield found
+        return
+    if request.failed or not request.undecided:
         yield from (found for found in retrying.failed(connection, platform, scope) if found.failed)
     if request.undecided:
         yield from retrying.undecided(connection, platform, scope)
-    for rule_id in request.rules:
-        yield from retrying.judged_by(connection, platform, scope, rule_id)
 
 
 def _why_not(found: Found) -> str | None:
@@ -347,7 +356,10 @@ class Freed:
 
 
 def find_orphans(database: Database, statuses: Collection[str], organizations: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """The transactions that are `queued` in no open batch, by id; nothing would ever ask them."""
+    """The transactions that are `queued` in no open batch, by id; nothing would ever ask them. OperatorError: no such
+    organization.
+    """
+    database.read(lambda connection: require_organizations(connection, organizations))
     platform = database.read(detect)
     scope = Scope(organizations=organizations)
 

@@ -385,7 +385,8 @@ class Run:
             logs.warning("no_call_got_through", tries=summary.retries, reason=summary.last_failure)
         if summary.released and not summary.calls and summary.outcome is Outcome.PROCESSED:
             logs.warning("no_call_left_in_time", claimed=summary.released, reason=_TOO_SLOW)
-        logs.info("run_finished", **{name: value for name, value in summary.as_json().items() if name != "run_id"})
+        told = summary.as_json() | {"held": None if summary.held is None else summary.held.limit.value}
+        logs.info("run_finished", **{name: value for name, value in told.items() if name != "run_id"})
 
     def _outcome(self) -> Outcome:
         if self.summary.block_reason is not None:

@@ -19,6 +19,7 @@ from gepp_audit.database.history import BatchFilter, BatchLine, Spent
 from gepp_audit.database.platform import detect
 from gepp_audit.database.verdicts import TransactionLine
 from gepp_audit.errors import OperatorError
+from gepp_audit.queue.known import require_organizations, require_statuses
 from gepp_audit.queue.prompt_again import PromptAgain, rebuild
 
 #: batches of one transaction that are told of
@@ -101,8 +102,15 @@ class OneTransaction:
 
 
 def list_batches(database: Database, most: int, wanted: BatchFilter | None = None) -> BatchList:
-    """The newest batches, at most `most`."""
-    found = database.read(lambda connection: history.newest(connection, most + 1, wanted))
+    """The newest batches, at most `most`. OperatorError: an organization or a status is wanted that there is not."""
+
+    def read(connection: Connection) -> list[BatchLine]:
+        if wanted is not None:
+            require_organizations(connection, wanted.organizations)
+            require_statuses(connection, wanted.statuses)
+        return history.newest(connection, most + 1, wanted)
+
+    found = database.read(read)
     return BatchList(batches=tuple(found[:most]), more=len(found) > most)
 
 

@@ -39,6 +39,8 @@ class Budget:
     most: int | Decimal
     used: int | Decimal
     percent: int
+    #: what one more call would reserve, where that is what it lacks
+    need: int | Decimal | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,16 +82,21 @@ class Standing:
             more = [one for id_, one in reserved.items() if scope in (None, id_)]
             tokens = use.today.tokens + sum(one.tokens for one in more)
             cost = use.today.cost + sum((one.cost or Decimal() for one in more), Decimal())
-            held = {one.limit for one in self.holds.values() if one.organization_id == scope}
+            held = {one.limit: one for one in self.holds.values() if one.organization_id == scope}
             for limit, most, used, told in (
                 (Limit.TOKENS_PER_DAY, caps.tokens_per_day, tokens, use.today.warned_of_tokens),
                 (Limit.COST_PER_DAY, caps.cost_per_day, cost, use.today.warned_of_cost),
             ):
                 if most is None:
                     continue
-                percent = 100 if limit in held and not use.in_flight and not more else _WARN_AT
-                if percent > told and (used * 100 >= most * _WARN_AT or percent == 100):
-                    found.append(Budget(organization_id=scope, limit=limit, most=most, used=used, percent=percent))
+                ends_it = held.get(limit) if not use.in_flight and not more else None
+                percent = _WARN_AT if ends_it is None else 100
+                if percent <= told or (ends_it is None and used * 100 < most * _WARN_AT):
+                    continue
+                need = None if ends_it is None else ends_it.need
+                found.append(
+                    Budget(organization_id=scope, limit=limit, most=most, used=used, percent=percent, need=need)
+                )
         return found
 
 

@@ -33,10 +33,13 @@ def process_queue(
     """Do what is due and return what was done. Safe to start at any time, on any number of hosts.
 
     `open_provider` is called only where there is something to do, ahead of the queries of the work, so that it may load
-    beside them; the caller closes what it opened. OperatorError: the database cannot be used. Once this is a run, its
-    `run_id` stands in every event until the caller's `logs.bound` ends, also in what is told of an error.
+    beside them; the caller closes what it opened. OperatorError: the database cannot be used, or has no organization
+    that the options name. Once this is a run, its `run_id` stands in every event until the caller's `logs.bound` ends,
+    also in what is told of an error.
     """
     began = time.monotonic()
+    if options.organizations:
+        _require(database, options.organizations)
     identity = liveness.identify(options.host, options.sandbox)
     summary = Summary(run_id=identity.run_id, organizations=tuple(options.organizations))
     is_open, old_rows = database.read(lambda connection: _look(connection, options.batch_statuses))
@@ -78,6 +81,12 @@ def process_queue(
         raise
     run.end()
     return summary
+
+
+def _require(database: Database, organizations: tuple[int, ...]) -> None:
+    from gepp_audit.queue.known import require_organizations
+
+    database.read(lambda connection: require_organizations(connection, organizations))
 
 
 def _look(connection: Connection, statuses: tuple[str, ...]) -> tuple[bool, bool]:

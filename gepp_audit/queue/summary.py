@@ -13,6 +13,7 @@ from gepp_audit.model import CallOutcome, CallResult, ErrorCode, ItemState
 if TYPE_CHECKING:
     from gepp_audit.database.settling import Settlement
     from gepp_audit.queue.holding import Hold
+    from gepp_audit.queue.obstacles import Obstacle
 
 
 class Outcome(StrEnum):
@@ -98,16 +99,24 @@ class Summary:
             },
             "cost_usd": None if self.cost is None else float(self.cost),
             "seconds": round(self.seconds, 3),
+            "held": None if self.obstacle is None else self.obstacle.as_json(),
         }
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """What kept calls from leaving when this run last looked for work."""
+        if self.held is None:
+            return None
+        from gepp_audit.queue.obstacles import of_hold  # an idle tick needs none of it
+
+        return of_hold(self.held)
 
     def as_stored(self) -> dict[str, Any]:
         """What `gepp_audit_runs` keeps of it: the same, and what whoever asks why a batch does not move must know.
 
         An error that no operator was meant to read is told by its kind alone: its words may hold values.
         """
-        stored = self.as_json()
-        if self.held is not None:
-            stored["held"] = self.held.limit.value
+        stored = self.as_json() | {"held": None if self.held is None else self.held.limit.value}
         if self.organizations:
             stored["organizations"] = list(self.organizations)
         if isinstance(self.error, OperatorError):

@@ -17,6 +17,7 @@ from gepp_audit.database.engine import Database, now
 from gepp_audit.database.platform import detect
 from gepp_audit.database.usage import By, Key, Period, Used
 from gepp_audit.errors import OperatorError
+from gepp_audit.queue.known import require_organizations
 
 #: days that are told of where no day is given, today included
 DEFAULT_DAYS: Final = 30
@@ -99,13 +100,17 @@ def usage(
     until: date | None = None,
     organizations: tuple[int, ...] = (),
 ) -> UsageReport:
-    """What was used from `since` to `until` (UTC days, both included; default: the last DEFAULT_DAYS up to today)."""
+    """What was used from `since` to `until` (UTC days, both included; default: the last DEFAULT_DAYS up to today).
+
+    OperatorError: a period that ends before it begins, or an organization that there is not.
+    """
     return database.read(lambda connection: _report(connection, by, since, until, organizations))
 
 
 def _report(
     connection: Connection, by: By, since: date | None, until: date | None, organizations: tuple[int, ...]
 ) -> UsageReport:
+    require_organizations(connection, organizations)
     last = until or now(connection).astimezone(UTC).date()
     first = since or last - timedelta(days=DEFAULT_DAYS - 1)
     if first > last:

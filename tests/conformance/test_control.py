@@ -129,6 +129,18 @@ def test_stuck_says_paused_and_throttled_of_an_organization_alone(platform: Plat
     assert stuck(platform.database)[1].diagnosis.cause != "retrying"
 
 
+def test_the_reason_of_a_pause_is_one_line(platform: Platform) -> None:
+    assert control.pause(platform.database, None, " month end,\n  see\tthe wiki\n").reason == "month end, see the wiki"
+    assert control.pause(platform.database, None, "\n").reason == "month end, see the wiki"
+
+
+def test_limits_are_cleared_one_by_one_or_all_at_once(platform: Platform) -> None:
+    control.set_limits(platform.database, None, {"concurrency": 4, "tokens_per_day": 10, "cost_per_day": Decimal(1)})
+    left = control.clear_limits(platform.database, None, ["tokens_per_day"])
+    assert (left.caps.concurrency, left.caps.tokens_per_day, left.caps.cost_per_day) == (4, None, Decimal(1))
+    assert not control.clear_limits(platform.database, None).caps
+
+
 def test_a_limit_of_money_that_cannot_be_written_is_refused_in_words(platform: Platform) -> None:
     with pytest.raises(OperatorError, match="absurdly large") as raised:
         control.set_limits(platform.database, None, {"cost_per_day": Decimal("1e400")})

@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy import Connection, create_engine, text
 
 from gepp_audit.database.engine import Database, open_database, parse_url, sqlstate_behind
+from gepp_audit.database.unreachable import trouble
 from gepp_audit.errors import OperatorError
 from tests.support.platforms import Platform
+from tests.support.postgres import PostgresServer
 from tests.support.secrets import TEST_DB_PASSWORD
 
 on_postgresql = pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
@@ -128,6 +130,37 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
         database.read(lambda connection: connection.execute(text("SELECT 1")), patience=0)
     assert (refused.value.code, TEST_DB_PASSWORD in str(refused.value)) == ("database_unreachable", False)
     assert "connection refused" in str(refused.value)
+
+
+def test_each_reason_why_a_server_cannot_be_reached_has_its_own_words(cluster: PostgresServer) -> None:
+    url = cluster.url("postgres")
+    at = url.partition("@")[2].partition("/")[0]
+    reasons = {
+        url.replace(at, "127.0.0.1:1"): "connection refused",
+        url.replace(at, "no-such-host.invalid"): "unknown host name",
+        url.replace(TEST_DB_PASSWORD, "wrong"): "user or password refused",
+        url.replace("/postgres", "/authentication failed"): "there is no such database on that server",
+        f"{url}?sslmode=require": "the server speaks no TLS",
+    }
+    for where, words in reasons.items():
+        with pytest.raises(OperatorError) as refused:
+            open_database(where).read(lambda connection: connection.execute(text("SELECT 1")), patience=0)
+        told = refused.value
+        assert (told.code, words in told.message) == ("database_unreachable", True), str(told)
+        assert TEST_DB_PASSWORD not in str(told)
+
+
+def test_of_several_addresses_what_a_person_must_mend_is_told_and_is_not_tried_again() -> None:
+    said = (
+        'connection to server at "db" (::1), port 5432 failed: Connection refused\n'
+        'connection to server at "db" (127.0.0.1), port 5432 failed: FATAL:  database "timeout" does not exist'
+    )
+    assert (trouble(said).words, trouble(said).lasting) == ("there is no such database on that server", True)
+    for broken in ('root certificate file "/x" does not exist', "SSL error: certificate verify failed"):
+        assert trouble(broken).words.startswith("TLS failed: the server's certificate")
+    assert "with TLS only" in trouble('no pg_hba.conf entry for host "::1", user "u", no encryption').words
+    for passing in ("SSL connection has been closed unexpectedly", "SSL SYSCALL error: EOF detected", "whatever"):
+        assert not trouble(passing).lasting
 
 
 def test_two_writers_on_sqlite_take_turns(tmp_path: Path) -> None:

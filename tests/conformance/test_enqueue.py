@@ -122,4 +122,6 @@ def test_an_unknown_user_is_refused_by_name(platform: Platform, organization: in
     platform.transactions(organization, 1, status="null")
     with pytest.raises(OperatorError, match="no user 99"):
         put(platform, organization, triggered_by=99)
+    with pytest.raises(OperatorError, match="has no user 2147483648"):
+        put(platform, organization, triggered_by=2**31)
     assert platform.value("SELECT count(*) FROM transaction_audit_history") == 0

@@ -147,6 +147,13 @@ def test_what_a_rule_rejected_or_could_not_tell_is_asked_again(platform: Platfor
     assert would_ask(rules=("DC-02",), batch=batch) == [ids[2]]
     assert would_ask(rules=("DC-02", "DC-01"), organizations=(organization,)) == ids[:3]
     assert would_ask(rules=("DC-03", "'; --", '"]')) == []
+    # filters narrow each other, values of one add up
+    assert would_ask(undecided=True, rules=("DC-01",)) == [ids[1]]
+    assert would_ask(undecided=True, failed=True, rules=("DC-01", "DC-02")) == [ids[1]]
+    assert would_ask(undecided=True, rules=("DC-02",)) == []
+    assert would_ask(failed=True, rules=("DC-01",)) == []
+    with pytest.raises(OperatorError, match="is not of the kind that is asked for"):
+        would_ask(undecided=True, rules=("DC-02",), transaction_ids=(ids[0],))
     assert asked_again(again(platform, rules=("DC-01",))) == ids[:2]
 
 
@@ -177,9 +184,9 @@ def test_named_ones_that_cannot_be_asked_are_named_and_none_is_queued(platform: 
     with pytest.raises(OperatorError, match=f"{good} is not of the kind that is asked for .rejected."):
         again(platform, failed=True, transaction_ids=(failed, good))
     with pytest.raises(OperatorError, match=f"{good} is no transaction of this organization"):
-        again(platform, organizations=(organization + 1,), transaction_ids=(good,))
+        again(platform, organizations=(platform.organization(),), transaction_ids=(good,))
     with pytest.raises(OperatorError, match=f"{failed} is no transaction of batch {batch}"):
-        again(platform, batch=batch, organizations=(organization + 1,), transaction_ids=(failed,))
+        again(platform, batch=batch, organizations=(platform.organization(),), transaction_ids=(failed,))
     assert platform.value("SELECT count(*) FROM transaction_audit_history") == 2
 
 

@@ -128,14 +128,23 @@ def test_filters_of_batches_narrow_each_other(platform: Platform, organization: 
         return [line.audit_history_id for line in found.batches]
 
     lately = datetime.now(UTC) - timedelta(days=30)
-    assert ids() == [old, open_, theirs, done]
+    deleted = platform.batch(organization, [], status="completed")
+    platform.execute("UPDATE transaction_audit_history SET deleted_date = started_at WHERE id = :id", id=deleted)
+    assert ids() == [old, gone, open_, theirs, done]
+    assert ids(withdrawn=False) == [old, open_, theirs, done]
     assert ids(organizations=(other,)) == [theirs]
     assert ids(statuses=("completed",), organizations=(organization,)) == [done]
     assert ids(statuses=("cancelled", "completed")) == [gone, theirs, done]
     assert ids(since=lately, statuses=("in_progress",)) == [open_]
-    assert (ids(2), ids(before=theirs)) == ([old, open_], [done])
+    assert (ids(2), ids(before=theirs)) == ([old, gone], [done])
+    for unknown, said in (({"organizations": (other, 99)}, "organization 99"), ({"statuses": ("complete",)}, "status")):
+        with pytest.raises(OperatorError, match=f"no .*{said}") as refused:
+            ids(**unknown)
+        assert refused.value.exit_code == 2
+    platform.execute("UPDATE transaction_audit_history SET status = 'archived' WHERE id = :id", id=done)
+    assert ids(statuses=("archived",)) == [done]
     platform.execute("UPDATE transaction_audit_history SET created_date = NULL")
-    assert ids(since=lately) == [open_, theirs, done]
+    assert ids(since=lately) == [gone, open_, theirs, done]
 
 
 def test_a_batch_of_the_platforms_own_program_is_shown_as_far_as_it_tells(

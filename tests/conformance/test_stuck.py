@@ -85,6 +85,7 @@ def test_an_empty_queue_is_ok(platform: Platform) -> None:
         "stuck": [],
         "orphans": {"count": 0, "complete": True, "fix": None},
         "rivals": {"batches": 0, "last_at": None, "fix": None},
+        "untaken": {"batches": 0, "by_status": {}, "fix": None},
     }
 
 
@@ -334,6 +335,26 @@ def test_batches_that_another_program_settled_lately_are_counted_and_those_of_pe
     move(platform, "gepp_audit_batches", "closed_at", f"audit_history_id = {old}", hours=2)
     report = look(platform)
     assert (report.rivals.batches, report.rivals.last_at is not None, report.status) == (1, True, Status.WARNING)
+
+
+def test_batches_in_a_status_that_no_run_takes_are_a_warning_and_are_not_acted_upon(
+    platform: Platform, organization: int, batch: int
+) -> None:
+    waiting = platform.batch(organization, platform.transactions(organization, 2), status="pending")
+    platform.batch(organization, [], status="completed")
+    deleted = platform.batch(organization, [], status="pending")
+    platform.execute("UPDATE transaction_audit_history SET deleted_date = started_at WHERE id = :id", id=deleted)
+    report = look(platform, older_than=3600)
+    assert (report.stuck, report.status) == ((), Status.WARNING)
+    assert report.as_json()["untaken"] == {
+        "batches": 1,
+        "by_status": {"pending": 1},
+        "fix": "Set GEPP_AUDIT_BATCH_STATUSES=in_progress,pending, unless another program does those.",
+    }
+    assert report.untaken.seen == "nobody takes 1 batch pending: GEPP_AUDIT_BATCH_STATUSES is in_progress"
+    assert look(platform, batch).untaken.batches == 0
+    named = look(platform, waiting)
+    assert (named.stuck, named.untaken.batches, named.status) == ((), 1, Status.WARNING)
 
 
 # -- requeue -----------------------------------------------------------------------------------------------------------

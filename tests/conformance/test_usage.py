@@ -90,21 +90,22 @@ def test_money_that_is_not_known_is_counted_and_not_taken_for_none(platform: Pla
 
 
 def test_organizations_and_models_come_by_their_cost(platform: Platform) -> None:
+    cheap, dear = platform.organization(), platform.organization()
     record(
         platform,
-        {"organization_id": 7, "cost": Decimal("0.1")},
-        {"organization_id": 5, "cost": Decimal("0.25"), "model_answered": "m-2026"},
-        {"organization_id": 7, "cost": Decimal("0.2"), "model_answered": "m-2026"},
+        {"organization_id": dear, "cost": Decimal("0.1")},
+        {"organization_id": cheap, "cost": Decimal("0.25"), "model_answered": "m-2026"},
+        {"organization_id": dear, "cost": Decimal("0.2"), "model_answered": "m-2026"},
     )
     assert [(row.key, row.cost) for row in told(platform, By.ORGANIZATION).rows] == [
-        (7, Decimal("0.3")),
-        (5, Decimal("0.25")),
+        (dear, Decimal("0.3")),
+        (cheap, Decimal("0.25")),
     ]
     assert [(row.key, row.cost) for row in told(platform, By.MODEL).rows] == [
         ("m-2026", Decimal("0.45")),
         ("m", Decimal("0.1")),
     ]
-    one = told(platform, By.MODEL, organizations=(5,))
+    one = told(platform, By.MODEL, organizations=(cheap,))
     assert [(row.key, row.used.calls) for row in one.rows] == [("m-2026", 1)]
 
 

@@ -378,6 +378,12 @@ def stuck_looks_for_a_rival(scene: Scene) -> None:
     assert health.settled_by_others(scene.connection, timedelta(hours=1))[1] == 0
 
 
+@_step(pages=500, work=5_000)
+def stuck_looks_for_statuses_that_no_run_takes(scene: Scene) -> None:
+    """The open batches by their status, beside a long history."""
+    assert sum(health.open_by_status(scene.connection).values()) > OPEN
+
+
 @_step(pages=1_500, work=700_000)
 def show_lists_the_newest(scene: Scene) -> None:
     assert len(history.newest(scene.connection, 20)) == 20
@@ -471,6 +477,7 @@ def stuck_finds_nothing(scene: Scene) -> None:
     assert reports.collect(scene.connection, STATUSES).batches == ()
     retrying.count_orphans(scene.connection, scene.platform, STATUSES, 5_000)
     health.settled_by_others(scene.connection, timedelta(hours=1))
+    health.open_by_status(scene.connection)
 
 
 @_meanwhile

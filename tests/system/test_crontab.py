@@ -60,6 +60,7 @@ def test_it_prints_the_block_for_this_machine_and_installs_nothing(spool: Spool,
 def test_installing_where_there_is_no_crontab_yet_makes_one(spool: Spool, env_file: str) -> None:
     done = spool.run("--env-file", env_file, "crontab", "--install", "--json")
     assert (done.exit_code, done.json()["changed"]) == (0, True)
+    assert any(note.startswith("No log file is set") for note in done.json()["notes"])
     assert spool.text == done.json()["block"]
     assert spool.text.startswith(BEGIN)
     assert spool.text.endswith("# END gepp-audit\n")
@@ -117,6 +118,7 @@ def test_settings_that_only_this_shell_has_are_named(spool: Spool, env_file: str
     done = spool.run("--env-file", env_file, "crontab", OPENAI_API_KEY="sk-only-here", GEPP_AUDIT_LOG_FILE="/var/log/x")
     assert "cron does not see OPENAI_API_KEY, which this shell has set" in done.stderr
     assert "--log-file /var/log/x" in done.stdout
+    assert "No log file is set" not in done.stderr
 
 
 def test_install_and_remove_exclude_each_other(spool: Spool) -> None:

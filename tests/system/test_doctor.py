@@ -78,6 +78,13 @@ def test_json_holds_each_check_and_each_setting_with_its_origin_and_no_secret(
     env_file.write_text("GEPP_AUDIT_CONCURRENCY=7\n")
     done = programs.run("--env-file", str(env_file), "doctor", "--json")
     told = done.json()
+    commands = [
+        command
+        for check in told["checks"]
+        for command in re.findall(r'"([^"]*gepp_audit [^"]*)"', (check["fix"] or "").replace("sudo -u gepp-audit ", ""))
+    ]
+    assert len(commands) >= 2
+    assert [one for one in commands if f" -m gepp_audit --env-file {env_file} " not in one] == []
     assert set(told) == {"status", "checks", "settings"}
     assert {frozenset(check) for check in told["checks"]} == {frozenset({"name", "subject", "status", "seen", "fix"})}
     assert [check["name"] for check in told["checks"]] == [
@@ -162,7 +169,9 @@ def test_without_a_database_or_settings_it_is_unknown_and_says_why_and_what_to_d
     assert told in done.stdout
     assert "Traceback" not in done.stdout
     # what cannot be looked at for one reason is told once
-    assert len(re.findall(r"^UNKNOWN (?!- ).*schema, platform, .*runs: ", done.stdout, re.MULTILINE)) == 1
+    [reason] = re.findall(r"(?m)^(?:UNKNOWN|CRITICAL) (?!- ).*schema, platform, .*runs, rival: (.*)", done.stdout)
+    _, _, below = done.stdout.rpartition("CHECK ")
+    assert len(re.findall(rf"^[A-Z]+ .*{re.escape(reason)}", below, re.MULTILINE)) == 1
 
 
 @on_new
@@ -191,7 +200,7 @@ def test_online_asks_for_the_models_and_buys_nothing(
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"OPENAI_API_KEY": "sk-not-this-one"}, "rejects the API key"),
+        ({"OPENAI_API_KEY": "sk-not-this-one"}, "rejected the API key (HTTP 401, invalid_api_key)."),
         ({"GEPP_AUDIT_MODEL": "gpt-9-nothing"}, "has no model gpt-9-nothing"),
         ({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, "No connection to the provider could be made"),
         ({"OPENAI_BASE_URL": "http://no-such-host.invalid/v1"}, "host name cannot be resolved"),
@@ -204,6 +213,18 @@ def test_online_says_what_the_provider_refuses(
     found = checks(done)["provider"]
     assert (found["status"], told in str(found["seen"])) == ("critical", True), found
     assert TEST_API_KEY not in done.stdout
+
+
+@on_new
+def test_a_key_that_is_refused_is_told_once_with_the_setting_that_it_came_from(
+    platform: Platform, programs: Programs, provider: Simulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk-not-this-one-either\n")
+    environ = {**provider.environ, "OPENAI_API_KEY": "", "OPENAI_API_KEY_FILE": str(file)}
+    found = checks(programs.run("doctor", "--online", "--json", environ=environ))["provider"]
+    assert found["fix"] == f"Put a valid key into {file} (OPENAI_API_KEY_FILE)."
+    assert str(found["seen"]).count("API key") == 1, found
 
 
 @on_new

@@ -131,13 +131,19 @@ HEADINGS = {
 
 @pytest.mark.parametrize("args", HEADINGS)
 def test_at_a_terminal_no_heading_is_folded_and_no_line_is_too_long(operator: Operator, args: tuple[str, ...]) -> None:
-    for columns in (80, 140):
+    for columns in (60, 80, 140) if args[0] == "usage" else (80, 140):
         screen = operator.at_terminal(*args, columns=columns)
         assert screen.exit_code == 0, screen.text
         [number] = [at for at, line in enumerate(screen.lines) if line.lstrip().startswith(HEADINGS[args])]
         assert set(screen.lines[number + 1].strip()) == {"─"}, screen.text
         table = screen.lines[number:]
         assert max(map(len, table[: table.index("") if "" in table else None])) <= columns
+
+
+def test_where_there_is_little_room_the_reasons_have_it(operator: Operator) -> None:
+    narrow, wide = (operator.at_terminal("show", "1", columns=columns).text for columns in (50, 140))
+    assert ("WHY" in narrow, "TOKENS" in narrow) == (True, False)
+    assert ("WHY" in wide, "TOKENS" in wide) == (True, True)
 
 
 def test_a_progress_bar_is_drawn_at_a_terminal_alone(operator: Operator) -> None:
@@ -159,8 +165,9 @@ def test_pages_go_on_behind_the_last_one(operator: Operator) -> None:
 
 def test_filters_are_told_apart(operator: Operator) -> None:
     assert len(operator.json("show", "--status", "completed", "--since", "1h")["batches"]) == 1
-    assert operator.json("show", "--organization", "2")["batches"] == []
-    assert operator.run("show", "--organization", "2").stdout == "There is no such batch.\n"
+    empty = str(operator.platform.organization())
+    assert operator.json("show", "--organization", empty)["batches"] == []
+    assert operator.run("show", "--organization", empty).stdout == "There is no such batch.\n"
     told = operator.json("show", "1", "--rule", "DC-01", "--verdict", "rejected")
     assert [one["transaction_id"] for one in told["transactions"]] == [2]
 
@@ -222,12 +229,43 @@ def test_orphans_are_told_of_and_freed(operator: Operator) -> None:
     assert operator.run("retry", "--orphans", "--yes").stdout == "No transaction is queued without an open batch.\n"
 
 
+HUGE = str(10**25)
 REFUSALS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("show", "99"), 2, "there is no batch 99."),
     (("show", "1", "--organization", "7"), 2, "there is no batch 1 of organization 7."),
     (("show", "--transaction", "99"), 2, "there is no transaction 99."),
     (("show", "--transaction", "1", "--organization", "7"), 2, "there is no transaction 1 of organization 7."),
     (("show", "2", "--transaction", "1"), 2, "batch 2 holds no transaction 1."),
+    (("show", "--organization", "7"), 2, "there is no organization 7."),
+    (("show", "--status", "complete"), 2, "no batch has the status complete."),
+    (("usage", "--organization", "7", "--organization", "1"), 2, "there is no organization 7."),
+    (("retry", "--failed", "--organization", "7", "--yes"), 2, "there is no organization 7."),
+    (("retry", "--orphans", "--organization", "7", "--yes"), 2, "there is no organization 7."),
+    (("process-queue", "--organization", "7"), 2, "there is no organization 7."),
+    (("process-queue", "--organization", "7", "--dry-run"), 2, "there is no organization 7."),
+    (("enqueue", "--organization", "7"), 2, "there is no organization 7."),
+    (("show", "-n", HUGE), 2, f"-n: '{HUGE}' is no number (a whole number from 1 to 2147483647)."),
+    (("usage", "-n", HUGE), 2, "is no number"),
+    (("show", HUGE), 2, f"BATCH: '{HUGE}' is no id (a whole number from 1 to 9223372036854775807)."),
+    (("show", "--after", HUGE), 2, "--after: "),
+    (("cancel", "0", "--yes"), 2, "BATCH: '0' is no id"),
+    (("cancel", str(2**63 - 1), "--yes"), 2, f"there is no batch {2**63 - 1}."),
+    (("show", str(2**63 - 1)), 2, f"there is no batch {2**63 - 1}."),
+    (("retry", str(2**63 - 1), "--yes"), 2, f"there is no batch {2**63 - 1}."),
+    (("enqueue", "--organization", "1", "--max-transactions", HUGE), 2, "--max-transactions: "),
+    (("enqueue", "--organization", "1", "--transaction", HUGE), 2, "--transaction: "),
+    (("process-queue", "--max-batches", HUGE), 2, "--max-batches: "),
+    (("process-queue", "--max-transactions", "9" * 5_000), 2, "--max-transactions: "),
+    (("process-queue", "--concurrency", "x"), 2, "--concurrency: 'x' is no number"),
+    (("process-queue", "--max-seconds", "nan"), 2, "'nan' is no number of seconds above 0 and up to 86400."),
+    (("limits", "set", "--global", "--tokens-per-day", HUGE), 2, "is no number of tokens"),
+    (("show", "--orgnization", "1"), 2, "there is no option --orgnization (did you mean --organization or "),
+    (("show", "1", "2"), 2, "“2” is more than this command takes."),
+    (("show", "-n"), 2, "-n needs a value."),
+    (("show", "--failed=1"), 2, "--failed takes no value."),
+    (("cancel",), 2, "BATCH is missing."),
+    (("shw",), 2, "there is no command shw"),
+    (("usage", "--by", "week"), 2, "--by: 'week' is not one of"),
     (("show", "--prompt"), 2, "--prompt needs --transaction"),
     (("show", "--failed"), 2, "give BATCH"),
     (("show", "1", "--status", "completed"), 2, "leave out BATCH"),
@@ -244,6 +282,9 @@ REFUSALS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("cancel", "2"), 2, "there is no terminal to ask at"),
     (("cancel", "1", "--yes"), 2, "batch 1 is not open: it ended as completed on "),
     (("cancel", "99", "--yes"), 2, "there is no batch 99."),
+    (("cancel", "99"), 2, "there is no batch 99."),
+    (("cancel", "1"), 2, "batch 1 is not open: it ended as completed on "),
+    (("retry", "99"), 2, "there is no batch 99."),
 )
 
 

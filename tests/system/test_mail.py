@@ -65,7 +65,7 @@ def test_another_failure_is_another_mail(queue: SampleQueue, programs: Programs)
 
 def test_a_wrong_line_in_the_crontab_is_told_once(queue: SampleQueue, programs: Programs) -> None:
     done = [under_cron(programs, "process-queue", "--no-such-option") for _ in range(2)]
-    assert [(one.exit_code, "No such option" in one.stderr) for one in done] == [(2, True), (2, False)]
+    assert [(one.exit_code, "there is no option" in one.stderr) for one in done] == [(2, True), (2, False)]
 
 
 def test_after_an_hour_it_is_told_again(queue: SampleQueue, programs: Programs, gone: str) -> None:
@@ -115,6 +115,8 @@ def test_each_batch_that_ends_failed_is_told(queue: SampleQueue, programs: Progr
         batch = queue.queue([BROKEN])
         done = under_cron(programs, "process-queue")
         assert (done.exit_code, f"Batch {batch} ended failed" in done.stdout) == (3, True)
+        [warning] = done.stderr.splitlines()
+        assert "batch_closed" in warning
 
 
 def test_what_is_asked_for_is_told_each_time(queue: SampleQueue, programs: Programs, gone: str) -> None:

@@ -648,9 +648,11 @@ def test_neither_key_nor_database_stand_in_what_the_system_shows_of_the_process(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://gepp:{PASSWORD}@127.0.0.1/gepp")
+    monkeypatch.setenv("GEPP_AUDIT_PING_URL", "https://hc.example/an-uuid")
     process = process_of(make_client(None))
     shown = repr(process.cmdline()) + repr(process.environ())
     assert (KEY in shown, PASSWORD in shown) == (False, False)
+    assert [name for name in process.environ() if name.startswith("GEPP_AUDIT_")] == []
 
 
 def test_a_process_that_dies_at_its_start_blocks_with_the_fix(

@@ -98,6 +98,15 @@ def test_a_paused_queue_is_quiet_and_asks_nothing_until_it_is_resumed(
     done = programs.run("process-queue", "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     assert (done.json()["outcome"], done.json()["batches"]["in_progress"]) == ("processed", 3)
+    held = {
+        "reason": "paused",
+        "organization_id": None,
+        "clears_at": None,
+        "message": "The queue is paused: month end.",
+    }
+    assert done.json()["held"] == held
+    dry_run = programs.run("process-queue", "--dry-run", "--json").json()
+    assert (dry_run["calls"], dry_run["held"]) == (6, [held])
     assert asked(simulator) == []
     told = programs.run("stuck", "--older-than", "0s", "--json")
     assert (told.exit_code, {one["cause"] for one in told.json()["stuck"]}) == (1, {"paused"})
@@ -105,6 +114,7 @@ def test_a_paused_queue_is_quiet_and_asks_nothing_until_it_is_resumed(
     assert programs.run("pause", "--organization", "2").exit_code == 0
     resumed = programs.run("resume", "--json").json()
     assert (resumed["was_paused"], resumed["still_paused"]) == (True, [2])
+    assert "\nOrganization 2 is paused.\n" in programs.run("process-queue", "--dry-run").stdout
     assert programs.run("process-queue").exit_code == 0
     assert {queue.expected[id_].organization for id_ in asked(simulator)} == {1, 3}
     assert programs.run("resume", "--organization", "2").exit_code == 0
@@ -119,6 +129,9 @@ def test_a_budget_of_money_is_never_passed_and_people_are_told(
     queue.fill(30, 3)
     programs.environ["GEPP_AUDIT_PRICES"] = PRICES
     set_limits(programs, "--global", "--cost-per-day", "0.06")
+    [early] = programs.run("process-queue", "--dry-run", "--json").json()["held"]
+    assert (early["reason"], early["organization_id"]) == ("cost_per_day", None)
+    assert early["message"].startswith("The limit of 0.06 USD per day for all organizations leaves 0.06 USD for today")
     runs = [start(programs, f"h{number}", GEPP_AUDIT_CONCURRENCY="4") for number in range(2)]
     ended = [run.wait() for run in runs]
     assert [one.exit_code for one in ended] == [0, 0]
@@ -126,9 +139,16 @@ def test_a_budget_of_money_is_never_passed_and_people_are_told(
         (Decimal(str(row["cost"])) for row in queue.platform.rows("SELECT cost FROM gepp_audit_calls")), Decimal()
     )
     assert Decimal("0.03") < spent <= Decimal("0.06")
-    assert sum(one.stderr.count("daily_limit") for one in ended) >= 1
+    reached = [line for one in ended for line in one.stderr.splitlines() if "daily_limit_reached" in line]
+    assert len(reached) == 1, [one.stderr for one in ended]
+    # the limit is not used up: what is left is less than a call may take
+    assert "one_call_may_take=0.01" in reached[0]
     again = programs.run("process-queue", "--json")
     assert (again.exit_code, again.json()["calls"], again.stderr) == (0, 0, "")
+    assert again.json()["held"]["reason"] == "cost_per_day"
+    assert "is reached: 0.0" in again.json()["held"]["message"]
+    [now] = programs.run("process-queue", "--dry-run", "--json").json()["held"]
+    assert now == again.json()["held"]
     [everybody] = programs.run("limits", "show", "--json").json()["limits"]
     assert everybody["cost_per_day"]["used"] == pytest.approx(float(spent))
     told = programs.run("stuck", "--older-than", "0s", "--json").json()
@@ -143,6 +163,11 @@ def test_money_is_not_spent_blindly_where_the_price_is_unknown(
     set_limits(programs, "--global", "--cost-per-day", "5")
     refused = programs.run("process-queue", GEPP_AUDIT_MODEL="home-made-1")
     assert (refused.exit_code, asked(simulator)) == (1, [])
+    told = programs.run("limits", "show", "--json", GEPP_AUDIT_MODEL="home-made-1").json()["notes"]
+    assert [one.partition(",")[0] for one in told] == ["Money is limited for all organizations"]
+    assert programs.run("limits", "show", "--json", GEPP_AUDIT_PRICES=PRICES).json()["notes"] == []
+    [obstacle] = programs.run("process-queue", "--dry-run", "--json", GEPP_AUDIT_MODEL="home-made-1").json()["held"]
+    assert obstacle["reason"] == "unpriced_model"
     assert "home-made-1 is not known" in refused.stderr
     assert "GEPP_AUDIT_PRICES" in refused.stderr
 
@@ -198,6 +223,8 @@ def test_wrong_limits_are_refused_in_words(queue: SampleQueue, programs: Program
     shown = programs.run("limits", "show")
     assert "organization 2" in shown.stdout
     assert "12.50" in shown.stdout
+    one = programs.run("limits", "clear", "--organization", "2", "--cost-per-day", "--json").json()
+    assert (one["cost_per_day"]["limit"], one["concurrency"]["limit"]) == (None, 2)
     cleared = programs.run("limits", "clear", "--organization", "2", "--json").json()
     assert cleared["cost_per_day"] == {"limit": None, "in_force": None, "used": 0}
     assert programs.run("limits", "show", "--json").json() == before

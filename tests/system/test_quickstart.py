@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -54,8 +55,22 @@ def test_it_shows_verdicts_of_each_kind_runs_again_and_spends_nothing_unasked(cl
         assert "This was answered by the bundled simulator." in told
         assert "no_action" in told
         assert ".venv/bin/gepp-audit stuck" in told
+    assert [line for line in _shown_in_the_readme() if not line.search(told)] == []
     # with a key but no terminal it tells the price
     told = quickstart(clone, OPENAI_API_KEY="sk-never-used")
     assert "64 calls to gpt-6-luna would cost about" in told
     assert "there is no terminal to ask" in told
     assert "This was answered by the bundled simulator." in told
+
+
+def _shown_in_the_readme() -> list[re.Pattern[str]]:
+    """What the README shows of it, line by line: figures may differ, and … stands for what was left out."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```text\n(2\. What .*?)```", readme, re.DOTALL)
+    patterns = []
+    for line in filter(None, block.splitlines()):
+        # blanks of a table depend on its longest row
+        parts = [r" +".join(map(re.escape, part.split())) for part in line.split("…")]
+        patterns.append(re.compile(r"^ *" + re.sub(r"\d[\d,]*", r"\\d[\\d,]*", r".*".join(parts)), re.MULTILINE))
+    assert len(patterns) > 10
+    return patterns

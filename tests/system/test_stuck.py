@@ -97,7 +97,7 @@ def test_nothing_stuck_is_ok_and_exit_0(platform: Platform) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
         "OK - no batch is open for more than 1 h (0 batches open in all) | "
-        "stuck=0;0;;0 oldest=0s;;;0 open=0;;;0 orphans=0;0;;0 rivals=0;0;;0\n"
+        "stuck=0;0;;0 oldest=0s;;;0 open=0;;;0 orphans=0;0;;0 rivals=0;0;;0 untaken=0;0;;0\n"
     )
 
 
@@ -150,6 +150,7 @@ def test_metrics_are_prometheus_text_with_every_cause(platform: Platform, batch:
     assert "gepp_audit_stuck_status 2" in lines
     assert 'gepp_audit_stuck_batches{cause="blocked"} 1' in lines
     assert 'gepp_audit_stuck_batches{cause="slow"} 0' in lines
+    assert "gepp_audit_stuck_untaken_batches 0" in lines
     assert (
         f'gepp_audit_stuck_batch_transactions{{audit_history_id="{batch}",organization_id="1",cause="blocked",'
         'reason="key_rejected",state="ready"} 3'
@@ -205,6 +206,29 @@ def test_a_named_batch_that_has_ended_is_said_to_be_no_trouble(platform: Platfor
     done = stuck(platform, str(id_))
     assert done.returncode == 0
     assert f"Batch {id_} is not open: its status is completed, so it is not stuck." in done.stdout
+
+
+def test_a_batch_that_no_run_takes_is_a_warning_in_every_format_and_cannot_be_made_to_go_on(
+    platform: Platform,
+) -> None:
+    id_ = platform.batch(platform.organization(), [], status="pending")
+    seen = "obody takes 1 batch pending: GEPP_AUDIT_BATCH_STATUSES is in_progress"
+    done = stuck(platform)
+    first, told, fix = done.stdout.splitlines()
+    assert (done.returncode, first.partition(" | ")[0]) == (
+        1,
+        f"WARNING - no batch is open for more than 1 h (0 batches open in all); n{seen}",
+    )
+    assert first.endswith(" untaken=1;0;;0")
+    assert (told, fix.strip()) == (
+        f"N{seen}.",
+        "→ Set GEPP_AUDIT_BATCH_STATUSES=in_progress,pending, unless another program does those.",
+    )
+    metrics = stuck(platform, "--format", "prometheus")
+    assert (metrics.returncode, "gepp_audit_stuck_untaken_batches 1" in metrics.stdout.splitlines()) == (1, True)
+    refused = stuck(platform, "--requeue", "--yes", str(id_))
+    assert (refused.returncode, f"n{seen}; so nothing was changed." in refused.stderr) == (3, True)
+    assert f"Batch {id_} is one of them." in stuck(platform, str(id_)).stdout
 
 
 # -- what a monitor must not misread -----------------------------------------------------------------------------------

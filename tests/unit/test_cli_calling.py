@@ -57,6 +57,13 @@ def test_the_env_file_that_was_named_is_named_again_from_anywhere(installed: Pat
     assert told == FIX.replace("gepp-audit", called)
 
 
+def test_a_command_that_names_an_env_file_keeps_it_and_one_for_another_user_gets_it(installed: Path) -> None:
+    theirs = "Run \"gepp-audit --env-file '/etc/our own.env' doctor\"."
+    assert as_called(theirs, env_file="x", argv0=str(installed)) == theirs
+    told = as_called('Or "sudo -u gepp-audit gepp-audit doctor".', env_file="/x", argv0=str(installed))
+    assert told == 'Or "sudo -u gepp-audit gepp-audit --env-file /x doctor".'
+
+
 def test_what_is_no_command_stays(installed: Path) -> None:
     text = 'No run of gepp-audit has reported; the file "gepp-audit.log" and the program gepp-audit itself.'
     assert as_called(text, env_file="x", argv0=str(installed)) == text

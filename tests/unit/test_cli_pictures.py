@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gepp_audit.cli.figures import short_count, used_bar
 from gepp_audit.cli.moments import DAY, MOMENT
 from gepp_audit.cli.render import Bar, Result, Sparkline, Table, emit
 
@@ -79,6 +80,13 @@ def test_a_bar_is_full_only_when_all_is_done_and_begun_as_soon_as_anything_is(
 
 def test_a_bar_is_drawn_with_what_the_terminal_has() -> None:
     assert shown(Table(columns=("DONE",), rows=[(Bar(1, 2, 4),)]), encoding="ascii")[3].strip(" |") == "##--  50%"
+
+
+def test_what_is_used_of_a_limit_keeps_its_room_however_far_beyond_it_is() -> None:
+    told = [used_bar(used, 100) for used in (0, 40, 100, 999, 1_000, 10**9)]
+    assert [one[:10].count("█") for one in told] == [0, 4, 10, 10, 10, 10]
+    assert [one[10:] for one in told] == ["   0 %", "  40 %", " 100 %", " 999 %", " >999 %", " >999 %"]
+    assert [short_count(count) for count in (999, 12_345, 4_500_000)] == ["999", "12.3k", "4.5M"]
 
 
 def test_a_sparkline_shows_the_newest_values_and_stands_at_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,7 @@ def test_a_line_with_other_settings_than_the_doctors_is_told(installed: Box) -> 
     installed.write(".env", "", 0o600)
     found = installed.check("crontab")
     assert (found.status, "takes its settings from /etc/gepp-audit.env" in found.seen) == (Status.WARNING, True)
+    assert (found.fix or "").startswith('Run "gepp-audit --env-file /etc/gepp-audit.env doctor"')
 
 
 def test_the_crontabs_of_users_are_read_from_the_spool(installed: Box) -> None:
@@ -299,7 +300,12 @@ def test_root_is_told_to_run_it_as_somebody_else(installed: Box) -> None:
     (installed.root / "etc/cron.d/gepp-audit").unlink()
     assert installed.check("user").status is Status.OK
     installed.uid = 0
-    assert installed.check("user").status is Status.WARNING
+    assert (installed.check("user").fix or "").endswith('"sudo -u gepp-audit gepp-audit doctor".')
+    env_file = installed.write(".env", "", 0o600)
+    found = installed.check("user")
+    assert found.status is Status.WARNING
+    # sudo hands on no environment that could name the file
+    assert f'"sudo -u gepp-audit gepp-audit --env-file {env_file} doctor"' in (found.fix or "")
 
 
 # -- rivals ------------------------------------------------------------------------------------------------------------

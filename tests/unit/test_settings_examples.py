@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gepp_audit.cli.crontab import USUAL_LOG_FILE
 from gepp_audit.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +24,17 @@ def test_the_env_example_names_exactly_the_settings() -> None:
 def test_each_default_of_the_env_example_is_the_true_one(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(re.sub(r"^#(?=[A-Z_]+=)", "", ENV_EXAMPLE, flags=re.MULTILINE), encoding="utf-8")
     shown = {variable: value for variable, value, _ in load({}, {}, tmp_path).rows()}
-    # its example of prices is one, and no default
-    assert {**shown, "GEPP_AUDIT_PRICES": "unset"} == {variable: value for variable, value, _ in Settings().rows()}
+    # two of its examples are no defaults
+    assert {**shown, **dict.fromkeys(("GEPP_AUDIT_PRICES", "GEPP_AUDIT_LOG_FILE"), "unset")} == {
+        variable: value for variable, value, _ in Settings().rows()
+    }
+
+
+def test_every_example_names_one_log_file() -> None:
+    files = [".env.example", "crontab.example", "README.md", "scripts/logrotate.conf"]
+    for name in [*files, "scripts/systemd/gepp-audit.service"]:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"[\w/.-]+\.log\b", text)) == {USUAL_LOG_FILE}, name
 
 
 def test_the_env_example_as_it_is_sets_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from gepp_audit.database import health
 from gepp_audit.errors import OperatorError
 from gepp_audit.queue.doctor.check import Finding, critical, ok, unknown, warning
+from gepp_audit.queue.untaken import untaken
 from gepp_audit.queue.wording import counted, span
 
 if TYPE_CHECKING:
@@ -91,16 +92,10 @@ def platform(around: Surroundings) -> Finding:
             "Name the platform's database in DATABASE_URL; look at the check rights.",
         )
     version = "a newer platform" if found.is_new else "an older platform"
-    taken = around.settings.batch_statuses
-    left = {status: count for status, count in found.open_batches.items() if status not in taken}
-    opened = sum(found.open_batches.values()) - sum(left.values())
-    if left:
-        named = ", ".join(f"{counted(count, 'batch', 'batches')} {status}" for status, count in left.items())
-        return warning(
-            f"This is {version}, and nobody takes {named}: GEPP_AUDIT_BATCH_STATUSES is {','.join(taken)}.",
-            f"Set GEPP_AUDIT_BATCH_STATUSES={','.join(dict.fromkeys([*taken, *left]))}, unless another program does "
-            "those.",
-        )
+    left = untaken(found.open_batches, around.settings.batch_statuses)
+    if left.batches:
+        return warning(f"This is {version}, and {left.seen}.", left.fix)
+    opened = sum(found.open_batches.values())
     return ok(f"This is {version}; {counted(opened, 'batch is', 'batches are')} open.")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from gepp_audit.audit import pricing
 from gepp_audit.errors import OperatorError
-from gepp_audit.model import Usage
+from gepp_audit.model import FailureKind, Usage
 from gepp_audit.provider import models
 from gepp_audit.queue import remedies
 from gepp_audit.queue.doctor.check import Finding, critical, ok, unknown, warning
@@ -89,7 +89,8 @@ def price(around: Surroundings) -> Finding:
     known = [amount for amount in amounts if amount is not None]
     if len(known) < len(amounts):
         return warning(
-            f"What {settings.model} costs is not known: costs are shown as unknown, and no limit on money holds.",
+            f"What {settings.model} costs is not known: costs are shown as unknown, and where money is "
+            "limited no call may leave.",
             'Set GEPP_AUDIT_PRICES={"' + settings.model + '": {"input": "USD", "output": "USD"}} for 1,000,000 tokens.',
         )
     input_, cached, output = (_usd(amount) for amount in known)
@@ -117,13 +118,13 @@ def online(around: Surroundings) -> Finding:
     found = probe(api_key, settings.openai_base_url, settings.model, min(settings.call_timeout, _PROBE_SECONDS))
     where = _where(settings)
     if found.failure is not None:
-        remedy = remedies.of_refusal(found.failure.code.value)
-        if found.accepted is False:
-            return critical(f"{where} rejects the API key. {found.failure.message}", f"{remedy.mend}.")
-        return critical(
-            f"{where} was asked for its models and did not answer: {found.failure.message}",
-            f"{remedies.of_failure(found.failure.code.value)}.",
-        )
+        said, _, mend = found.failure.message.removesuffix(".").partition(". ")
+        seen = f"{where} was asked for its models. {said}."
+        if "OPENAI_API_KEY" in mend:  # another key is needed, not another right or address of this one
+            return critical(seen, _another_key(settings))
+        if found.failure.kind is not FailureKind.BLOCK:  # what a block needs, its own words say best
+            mend = remedies.of_failure(found.failure.code.value)
+        return critical(seen, f"{mend or remedies.of_refusal(found.failure.code.value).mend}.")
     if found.accepted is None:
         return unknown(
             f"{where} keeps no list of models, so the key was not tried.",
@@ -138,6 +139,14 @@ def online(around: Surroundings) -> Finding:
     if found.has_model is None:
         return ok(f"{accepted}, and does not say which models it has.")
     return ok(f"{accepted} and has {settings.model}.")
+
+
+def _another_key(settings: Settings) -> str:
+    """What to do about a key that is refused, by the setting that it came from."""
+    file = settings.openai_api_key_file
+    if file is not None:
+        return f"Put a valid key into {file} (OPENAI_API_KEY_FILE)."
+    return f"Set OPENAI_API_KEY to a valid key ({settings.origin('openai_api_key')})."
 
 
 def _where(settings: Settings) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,11 +64,17 @@ def user(around: Surroundings) -> Finding:
         return warning(
             "This doctor runs as root, which may read and write everything: what the queue's own user may not do is "
             "not seen.",
-            "Run it as the user that the queue runs as: sudo -u gepp-audit gepp-audit doctor",
+            f'Run it as the user that the queue runs as: "sudo -u gepp-audit gepp-audit{_named(around)} doctor".',
         )
     if machine.uid == 0:
         return warning("The container runs as root.", "Set runAsNonRoot: true and runAsUser in its securityContext.")
     return ok(f"This runs as {machine.user}.")
+
+
+def _named(around: Surroundings) -> str:
+    """The env file that this doctor read, as a flag: sudo hands on no environment that could name it."""
+    settings = around.settings_or_none
+    return "" if settings is None or settings.env_file is None else f" --env-file {shlex.quote(str(settings.env_file))}"
 
 
 def cron_daemon(around: Surroundings) -> Finding:
@@ -133,7 +140,7 @@ def _differing_env_file(found: list[Line], around: Surroundings) -> Finding | No
         if ours is not None and theirs is not None and Path(theirs).resolve() != ours.resolve():
             return warning(
                 f"{capital(line.place)} takes its settings from {theirs}, this doctor looked at {ours}.",
-                f"Run gepp-audit --env-file {theirs} doctor to look at what cron's runs use.",
+                f'Run "gepp-audit --env-file {shlex.quote(theirs)} doctor" to look at what cron\'s runs use.',
             )
     return None
 

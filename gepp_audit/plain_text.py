@@ -20,6 +20,12 @@ def json_escaped(line: str) -> str:
     return re.sub(_UNSAFE, lambda match: f"\\u{ord(match.group()):04x}", line)
 
 
+def as_sentence(text: str) -> str:
+    """`text` as a sentence of its own: a capital at its beginning, a full stop at its end."""
+    begun = text[:1].upper() + text[1:]
+    return begun if begun.endswith((".", "!", "?", ":")) else f"{begun}."
+
+
 def _spelled(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -35,7 +35,7 @@ __all__ = ["DEFAULT_MODEL", "OpenAIClient", "clock"]
 _OVERDUE_AFTER: Final = 10.0
 _OVERDUE_GRACE: Final = 5.0
 #: variables that the process has no use for and a core dump of it should not hold
-_WITHHELD: Final = ("DATABASE_URL", "OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "PGPASSWORD")
+_WITHHELD: Final = ("DATABASE_URL", "OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "PGPASSWORD", "GEPP_AUDIT_JWT_SECRET")
 
 _CANNOT_START: Final = Failure(
     kind=FailureKind.RETRY,

@@ -1,0 +1,43 @@
+"""`gepp-audit serve`: the HTTP API and the Audit History page. Needs the optional extra [web]."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from gepp_audit.cli.app import App
+from gepp_audit.cli.render import Result, error_text
+from gepp_audit.errors import OperatorError
+
+#: what the extra [web] installs, by the names under which it is imported
+_EXTRA: Final = frozenset({"fastapi", "starlette", "uvicorn", "jwt", "jinja2", "python_multipart"})
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="H", help="Listen at this address.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, metavar="P", help="And port.")
+@click.option("--dev", is_flag=True, help="Without tokens, for the first organization; for this machine alone.")
+@click.pass_obj
+def serve(app: App, host: str, port: int, dev: bool) -> Result:
+    """Serve the platform's routes around the queue, and the Audit History page, until a signal comes.
+
+    Whoever asks needs the platform's token, signed with GEPP_AUDIT_JWT_SECRET. TLS is a reverse proxy's work.
+    """
+    settings = app.load()
+    try:
+        from gepp_audit.web.server import serve as serve_until_stopped
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
+            raise
+        raise OperatorError(
+            f"the extra for the web is not installed (there is no {error.name}).",
+            fix="Install it: pip install 'gepp-audit[web]'",
+            code="no_web_extra",
+        ) from error
+
+    def tell(url: str) -> None:
+        if app.verbosity >= 0:
+            error_text(f"Serving {url}{' without tokens' if dev else ''}; Ctrl+C ends it.")
+
+    return Result(data=None, exit_code=serve_until_stopped(settings, host=host, port=port, dev=dev, ready=tell))

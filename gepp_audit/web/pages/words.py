@@ -139,6 +139,7 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     "cannot_tell": ("Cannot be told", "ตัดสินไม่ได้"),
     "warning": ("Warning", "คำเตือน"),
     "effect_rejects": ("Rejects", "ทำให้ปฏิเสธ"),
+    "effect_undecides": ("Leaves it undecided", "ทำให้ตัดสินไม่ได้"),
     "effect_warns": ("Warns", "เตือน"),
     "what_was_audited": ("What was audited", "สิ่งที่ตรวจ"),
     "as_it_stands": (

@@ -20,13 +20,9 @@ from gepp_audit.cli.render import Result, Table, error_text
 from gepp_audit.errors import OperatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from decimal import Decimal
-
     from gepp_audit.database.engine import Database
     from gepp_audit.queue.inspecting import Question, Report
     from gepp_audit.queue.mending import GivenUp, Requeued
-    from gepp_audit.settings import Settings
 
 _ENGINE: Final = "openai"
 _FORMATS: Final = ("table", "json", "prometheus")
@@ -138,17 +134,10 @@ def _check(wanted: _Wanted) -> None:
 
 
 def _answer(app: App, wanted: _Wanted) -> Result:
-    from gepp_audit.queue.inspecting import Question, inspect
+    from gepp_audit.queue.configured import question as question_of
+    from gepp_audit.queue.inspecting import inspect
 
-    settings = app.settings
-    question = Question(
-        older_than=wanted.older_than,
-        batch_statuses=settings.batch_statuses,
-        ids=wanted.ids,
-        host=settings.host,
-        most_output=settings.max_completion_tokens,
-        price=_price(settings),
-    )
+    question = question_of(app.settings, older_than=wanted.older_than, ids=wanted.ids)
     database = app.open_database()
     try:
         report = inspect(database, question)
@@ -175,13 +164,6 @@ def _as_called(app: App, result: Result) -> Result:
     return Result(data=spelled(result.data), text=text, exit_code=result.exit_code)
 
 
-def _price(settings: Settings) -> Callable[[int, int], Decimal | None]:
-    from gepp_audit.audit import pricing
-
-    overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
-    return lambda read, written: pricing.most(settings.model, read, written, overrides)
-
-
 def _result(report: Report, wanted: _Wanted) -> Result:
     from gepp_audit.cli import stuck_formats
 
@@ -192,7 +174,9 @@ def _result(report: Report, wanted: _Wanted) -> Result:
             for one in report.ended
         ]
     if wanted.format == "prometheus":
-        told = _metrics(stuck_formats.as_prometheus(report), wanted.file)
+        from gepp_audit.queue.exposition import of_report
+
+        told = _metrics(of_report(report), wanted.file)
     else:
         told = stuck_formats.as_table(report)
     return Result(data=data, text=told, exit_code=report.status.exit_code)
@@ -228,7 +212,9 @@ def _unknown(error: OperatorError, wanted: _Wanted) -> Result:
         error_text(f"Error: {message}\n{fix}")
     told: list[str | Table] = list(stuck_formats.unknown_line(OperatorError(message, fix=fix, code=error.code)))
     if wanted.format == "prometheus":
-        told = _metrics(stuck_formats.unknown_prometheus(), wanted.file)
+        from gepp_audit.queue.exposition import of_unknown
+
+        told = _metrics(of_unknown(), wanted.file)
     return Result(
         data={
             "status": Status.UNKNOWN.value,

@@ -16,6 +16,7 @@ from gepp_audit.settings import Settings
 
 if TYPE_CHECKING:
     from gepp_audit.provider.openai_client import OpenAIClient
+    from gepp_audit.queue.inspecting import Question
 
 
 def run_options(
@@ -48,6 +49,22 @@ def run_options(
         max_batches=max_batches,
         max_transactions=max_transactions,
         max_seconds=settings.max_seconds,
+    )
+
+
+def question(settings: Settings, *, older_than: int, ids: Sequence[int] = ()) -> Question:
+    """What `stuck` asks under these settings. OperatorError: prices that cannot be read."""
+    from gepp_audit.audit import pricing
+    from gepp_audit.queue.inspecting import Question
+
+    overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
+    return Question(
+        older_than=older_than,
+        batch_statuses=settings.batch_statuses,
+        ids=tuple(ids),
+        host=settings.host,
+        most_output=settings.max_completion_tokens,
+        price=lambda read, written: pricing.most(settings.model, read, written, overrides),
     )
 
 

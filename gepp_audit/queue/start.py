@@ -39,7 +39,10 @@ def process_queue(
     began = time.monotonic()
     identity = liveness.identify(options.host)
     summary = Summary(run_id=identity.run_id, organizations=tuple(options.organizations))
-    is_open, old_rows = database.read(lambda connection: _look(connection, options.batch_statuses))
+    is_open, others, old_rows = database.read(lambda connection: _look(connection, options))
+    if others:
+        database.write(lambda connection: runs.note_idle(connection, identity, summary.as_stored()))
+        return summary
     if not is_open:
         database.write(lambda connection: runs.tick(connection, identity))
         if old_rows:
@@ -77,19 +80,27 @@ def process_queue(
     return summary
 
 
-def _look(connection: Connection, statuses: tuple[str, ...]) -> tuple[bool, bool]:
-    """Whether there is anything to work on, and, where not, whether there are old rows to prune."""
-    is_open = runs.anything_open(connection, statuses)
-    return is_open, not is_open and retention.due(connection, statuses)
+def _look(connection: Connection, options: RunOptions) -> tuple[bool, bool, bool]:
+    """Whether there is anything to work on; where not, whether others have work, and else whether there are old rows to
+    prune.
+    """
+    statuses = options.batch_statuses
+    if runs.anything_open(connection, statuses, options.organizations):
+        return True, False, False
+    others = bool(options.organizations) and runs.anything_open(connection, statuses)
+    return False, others, not others and retention.due(connection, statuses)
 
 
 def _begin(connection: Connection, identity: RunIdentity, summary: Summary) -> tuple[str | None, list[str], int]:
     """Note this run, and bury those of this host whose process is gone.
 
+    A run for some organizations alone keeps away only those that would do nothing else: the others' work must not wait
+    for it.
+
     Returns the run that keeps this one away, the buried ones, and how many calls those had in flight.
     """
     limits.lock(connection)
-    others = runs.unfinished(connection, identity.host)
+    others = runs.unfinished(connection, identity.host, summary.organizations)
     dead = [other.run_id for other, _ in others if liveness.is_gone(other, identity)]
     in_flight = runs.bury(connection, dead)
     busy = [other.run_id for other, keeps_away in others if keeps_away and other.run_id not in dead]

@@ -19,10 +19,13 @@ from starlette.exceptions import HTTPException
 from gepp_audit import __version__
 from gepp_audit.errors import OperatorError
 from gepp_audit.settings import Settings
+from gepp_audit.web.api import router as api
 from gepp_audit.web.failures import Failure, Refusal, failure_of
 from gepp_audit.web.pages.router import error_page
 from gepp_audit.web.pages.router import router as pages
+from gepp_audit.web.probes import router as probes
 from gepp_audit.web.state import WebState
+from gepp_audit.web.surroundings import Surroundings
 
 #: threads that work on requests: as many as the pool of the database has connections
 _THREADS: Final = 10
@@ -48,7 +51,10 @@ def create_app(settings: Settings, *, dev: bool = False) -> FastAPI:
     app.state.gepp_audit = state
     for kind in (OperatorError, Refusal, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _told)
+    app.include_router(api)
+    app.include_router(probes)
     app.include_router(pages)
+    app.add_middleware(Surroundings, dev=dev, told=told, measures=state.measures)
     return app
 
 

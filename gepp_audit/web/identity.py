@@ -22,7 +22,8 @@ from gepp_audit.web.state import state_of
 _ALGORITHM: Final = "HS256"
 #: the kind of token that is meant for people at these routes; others (refresh, device, integration) are not
 _KIND: Final = "auth"
-_LARGEST_ID: Final = 2**63 - 1
+#: the platform's history holds the ids of both as 32-bit integers
+_LARGEST_ID: Final = 2**31 - 1
 #: no token of the platform is as long; what is longer is not even looked at
 _LONGEST: Final = 8_000
 #: the moments are compared here, with the caller's clock

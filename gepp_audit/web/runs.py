@@ -7,6 +7,7 @@ before. It has a database and a provider of its own, so that nothing of it is sh
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import threading
@@ -17,6 +18,7 @@ from typing import Final
 
 from gepp_audit import logs
 from gepp_audit.database.engine import open_database
+from gepp_audit.errors import OperatorError
 from gepp_audit.queue.configured import provider_of, run_options
 from gepp_audit.queue.start import process_queue
 from gepp_audit.queue.stopping import GRACE_SECONDS, Stop
@@ -52,6 +54,18 @@ class BackgroundRun:
         """What it has done up to now; None: it has not begun to."""
         return self._seen
 
+    async def wait(self, seconds: float) -> None:
+        """Wait for its end, at most `seconds`; it goes on all the same."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(_: Future[Summary]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, so nobody waits
+                loop.call_soon_threadsafe(ended.set)
+
+        self.ended.add_done_callback(tell)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), seconds)
+
     def progress(self, summary: Summary, waiting: int, total: int) -> None:
         """Called by the run after each turn."""
         self._seen = summary
@@ -62,7 +76,8 @@ class BackgroundRun:
             try:
                 self._seen = self._work()
             except BaseException as error:  # who waits is told, and this thread has nobody else
-                logs.error("background_run_failed", error=error, organization_id=self.organization_id)
+                told = {"code": error.code, "message": error.message} if isinstance(error, OperatorError) else {}
+                logs.error("background_run_failed", error=error, organization_id=self.organization_id, **told)
                 self.ended.set_exception(error)
             else:
                 self.ended.set_result(self._seen)

@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-WIDTH: Final = 720
-HEIGHT: Final = 150
+WIDE: Final = 900
+NARROW: Final = 320
+#: days that fit into a narrow one
+NARROW_DAYS: Final = 14
+HEIGHT: Final = 140
 #: room for the figures of the scale, and for the days below
 LEFT: Final = 44
 BOTTOM: Final = 20
 TOP: Final = 8
 #: part of a day's room that its bar fills
 _FILLED: Final = 0.7
+#: room that one day's name takes
+_LABEL_ROOM: Final = 70
+_LABEL_HALF: Final = 17
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,17 +73,19 @@ class Chart:
     bars: tuple[Bar, ...]
     lines: tuple[Line, ...]
     labels: tuple[Label, ...]
-    width: int = WIDTH
+    width: int
+    #: about the period that it shows
+    days: int
     height: int = HEIGHT
     left: int = LEFT
     floor: int = HEIGHT - BOTTOM
 
 
-def drawn(days: Sequence[Day]) -> Chart:
+def drawn(days: Sequence[Day], total_width: int = WIDE) -> Chart:
     """The chart of these days, which stand in order."""
     floor, top = HEIGHT - BOTTOM, TOP
     highest = ceiling(max((one.total for one in days), default=0))
-    room = (WIDTH - LEFT) / max(len(days), 1)
+    room = (total_width - LEFT) / max(len(days), 1)
     width = room * _FILLED
 
     def height(value: int) -> float:
@@ -98,13 +106,13 @@ def drawn(days: Sequence[Day]) -> Chart:
             )
         )
     lines = tuple(Line(value=value, y=round(floor - height(value), 2)) for value in (0, highest // 2, highest))
-    step = max(len(days) // 5, 1)
+    step = max(round(len(days) * _LABEL_ROOM / (total_width - LEFT)), 1)
     labels = tuple(
-        Label(day=bars[index].of.day, x=round(bars[index].x + bars[index].width / 2, 2))
+        Label(day=bars[index].of.day, x=round(min(bars[index].x + bars[index].width / 2, total_width - _LABEL_HALF), 2))
         for index in range(len(days) - 1, -1, -step)
         if bars[index].x > LEFT + 12
     )
-    return Chart(bars=tuple(bars), lines=lines, labels=labels)
+    return Chart(bars=tuple(bars), lines=lines, labels=labels, width=total_width, days=len(days))
 
 
 def ceiling(value: int) -> int:

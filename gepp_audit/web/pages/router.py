@@ -70,9 +70,9 @@ def tokens_over_time(request: Request, member: SignedIn) -> Response:
     context = subject.context(database, member.organization)
     report = queue_usage.usage(database, organizations=(member.organization,), until=context.moment.date())
     shown = usage.shown(report)
-    template = "_chart.html" if _part(request, "chart") else "usage.html"
-    values = {name: getattr(shown, name) for name in ("days", "rows", "chart", "most", "total", "cost")}
-    return _page(request, member, template, context, **values)
+    alone = _part(request, "chart")
+    values = {name: getattr(shown, name) for name in ("days", "rows", "charts", "most", "total", "audited", "cost")}
+    return _page(request, member, "_chart.html" if alone else "usage.html", context, link=alone, **values)
 
 
 @router.get("/history/{batch}")

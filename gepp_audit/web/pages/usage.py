@@ -31,10 +31,12 @@ class Usage:
     days: tuple[Day, ...]
     #: days with calls, the newest first
     rows: tuple[DayRow, ...]
-    chart: Chart
+    #: a wide one, and one of the last days alone for a narrow screen
+    charts: tuple[Chart, Chart]
     #: the day with the most tokens
     most: Day
     total: int
+    audited: int
     cost: Decimal | None
 
 
@@ -47,9 +49,10 @@ def shown(report: UsageReport) -> Usage:
     return Usage(
         days=days,
         rows=tuple(_row(day, found[day]) for day in reversed(every) if day in found),
-        chart=chart.drawn(days),
+        charts=(chart.drawn(days), chart.drawn(days[-chart.NARROW_DAYS :], chart.NARROW)),
         most=max(days, key=lambda one: one.total),
         total=sum(day.total for day in days),
+        audited=report.total.agreement.audited,
         cost=report.total.cost,
     )
 

@@ -164,6 +164,16 @@ class EvidenceView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class QuotedPart:
+    """What a reason quotes of one record, or of the transaction itself (`record_id` None)."""
+
+    record_id: Any
+    record_name: str | None
+    #: field and value
+    quotes: tuple[EvidenceView, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FindingView:
     """Why one rule is broken or cannot be told."""
 
@@ -176,6 +186,17 @@ class FindingView:
     effect: str
     reason: str
     evidence: tuple[EvidenceView, ...]
+
+    @property
+    def quoted(self) -> list[QuotedPart]:
+        """The same, part by part."""
+        found: dict[Any, list[EvidenceView]] = {}
+        for one in self.evidence:
+            found.setdefault(one.record_id, []).append(one)
+        return [
+            QuotedPart(record_id=record_id, record_name=quotes[0].record_name, quotes=tuple(quotes))
+            for record_id, quotes in found.items()
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,8 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    #: each `Set-Cookie` for itself
+    set_cookies: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -86,7 +88,8 @@ class Served:
             connection.request(method, path, body, {name: value for name, value in sent.items() if value})
             answer = connection.getresponse()
             told = {name.lower(): value for name, value in answer.getheaders()}
-            return Reply(status=answer.status, headers=told, body=answer.read())
+            cookies = tuple(answer.headers.get_all("Set-Cookie") or ())
+            return Reply(status=answer.status, headers=told, body=answer.read(), set_cookies=cookies)
         finally:
             connection.close()
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 #: no sandbox: tests run as root too; nothing of it talks to anybody but us
@@ -49,11 +49,15 @@ class Window:
         """Listen from the start."""
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"{request.failure}: {request.url}"))
+        self.page.on("requestfailed", self._on_failure)
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(f"{message.type}: {message.text}")
+
+    def _on_failure(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the visitor went on before it had come
+            self.complaints.append(f"{request.failure}: {request.url}")
 
     def serious_violations(self) -> list[str]:
         """What axe-core finds on the page as it is shown, light and then dark; only what is serious or critical."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Final
 
 import click
@@ -12,7 +13,7 @@ from gepp_audit.cli.render import Result, emit, error_text
 from gepp_audit.errors import OperatorError
 
 #: what the extra [web] installs, by the names under which it is imported
-_EXTRA: Final = frozenset({"fastapi", "starlette", "uvicorn", "jwt", "jinja2", "python_multipart"})
+_EXTRA: Final = ("fastapi", "starlette", "uvicorn", "jwt", "jinja2", "python_multipart")
 
 
 @click.command("serve")
@@ -27,16 +28,8 @@ def serve(app: App, host: str, port: int, dev: bool) -> int:
     Whoever asks needs the platform's token, signed with GEPP_AUDIT_JWT_SECRET. TLS is a reverse proxy's work.
     """
     settings = app.load()
-    try:
-        from gepp_audit.web.server import serve as serve_until_stopped
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRA:
-            raise
-        raise OperatorError(
-            f"the extra for the web is not installed (there is no {error.name}).",
-            fix="Install it: pip install 'gepp-audit[web]'",
-            code="no_web_extra",
-        ) from error
+    _require_extra()
+    from gepp_audit.web.server import serve as serve_until_stopped
 
     def tell(url: str) -> None:
         if app.as_json:
@@ -45,3 +38,15 @@ def serve(app: App, host: str, port: int, dev: bool) -> int:
             error_text(f"Serving {url}{' without tokens' if dev else ''}; Ctrl+C ends it.")
 
     return serve_until_stopped(settings, host=host, port=port, dev=dev, ready=tell)
+
+
+def _require_extra() -> None:
+    for name in _EXTRA:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise OperatorError(
+                f"the extra for the web is not installed (there is no {error.name or name}).",
+                fix="Install it: pip install 'gepp-audit[web]'",
+                code="no_web_extra",
+            ) from error

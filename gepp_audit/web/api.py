@@ -28,6 +28,8 @@ from gepp_audit.web.state import state_of
 
 #: seconds of `process_queue`
 _DEFAULT_SECONDS: Final = 25.0
+#: a run that had less would hardly have begun
+_LEAST_SECONDS: Final = 5.0
 _MOST_SECONDS: Final = 300.0
 
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -172,7 +174,7 @@ async def process_queue(
     request: Request,
     caller: TheCaller,
     max_seconds: Annotated[
-        float, Query(ge=1, le=_MOST_SECONDS, description="Answer after so many seconds at the latest.")
+        float, Query(ge=_LEAST_SECONDS, le=_MOST_SECONDS, description="Answer after so many seconds at the latest.")
     ] = _DEFAULT_SECONDS,
 ) -> Response:
     """Audit what is queued for the caller's organization, for at most so long, and tell how far it came.

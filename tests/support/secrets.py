@@ -11,7 +11,7 @@ from typing import Final
 
 TEST_API_KEY: Final = "sk-test-3f9c71KEYmustNEVERappear"
 TEST_DB_PASSWORD: Final = "pw-8d2e46PASSWORDmustNEVERappear"
-TEST_JWT_SECRET: Final = "jwt-5b7a09SIGNINGsecretMUSTneverAPPEAR"
+TEST_JWT_SECRET: Final = "jwt-5b7a09SIGNINGsecretMUSTneverAPPEAR-long-enough-for-the-longest-hash"
 
 _SECRETS: Final = {
     "the API key": TEST_API_KEY.encode(),

@@ -13,7 +13,7 @@ THAI: Final = "th"
 #: how each language calls itself, in the order in which the switch offers them
 LANGUAGES: Final[Mapping[str, str]] = {ENGLISH: "English", THAI: "ไทย"}
 
-#: by name: English, Thai. Plurals stand behind `|`; Thai has none
+#: by name: English, Thai
 TABLE: Final[Mapping[str, tuple[str, str]]] = {
     # -- frame
     "product": ("AI Audit", "AI Audit"),
@@ -29,8 +29,6 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "reload": ("Reload to see progress", "โหลดหน้าใหม่เพื่อดูความคืบหน้า"),
     "loading": ("Loading …", "กำลังโหลด …"),
-    "none": ("none", "ไม่มี"),
-    "unknown": ("unknown", "ไม่ทราบ"),
     "offline": (
         "The server does not answer; trying again.",
         "เซิร์ฟเวอร์ไม่ตอบสนอง กำลังลองใหม่",
@@ -66,13 +64,8 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     "duration": ("Duration", "ระยะเวลา"),
     "tokens": ("Tokens", "โทเค็น"),
     "cost": ("Cost", "ค่าใช้จ่าย"),
-    "results": ("Results", "ผลลัพธ์"),
     "actions": ("Actions", "การดำเนินการ"),
     "done_of": ("{done} of {total}", "{done} จาก {total}"),
-    "transactions": (
-        "{n} transaction|{n} transactions",
-        "{n} ธุรกรรม",
-    ),
     "all_statuses": ("All but cancelled", "ทั้งหมด ยกเว้นที่ถูกยกเลิก"),
     "from": ("From", "ตั้งแต่"),
     "to": ("To", "ถึง"),
@@ -110,7 +103,6 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     "waiting": ("Waiting", "รอ"),
     "calling": ("Being audited", "กำลังตรวจ"),
     "unknown_verdict": ("Not told", "ไม่มีข้อมูล"),
-    "left": ("Left", "คงเหลือ"),
     # -- one batch
     "rule": ("Rule", "กฎ"),
     "any_verdict": ("Any verdict", "ทุกผล"),
@@ -123,16 +115,12 @@ TABLE: Final[Mapping[str, tuple[str, str]]] = {
     "retry_failed": ("Retry failed", "ตรวจที่ล้มเหลวอีกครั้ง"),
     "retrying": ("Queueing …", "กำลังเข้าคิว …"),
     "cancel": ("Cancel", "ยกเลิก"),
-    "cancel_batch": ("Cancel batch {id}", "ยกเลิกชุดที่ {id}"),
     "cancelling": ("Cancelling …", "กำลังยกเลิก …"),
     "no_line_title": ("No transaction here", "ไม่มีธุรกรรม"),
     "no_line": ("None of this batch is asked for by these filters.", "ไม่มีธุรกรรมในชุดนี้ที่ตรงกับตัวกรอง"),
-    "details": ("Details", "รายละเอียด"),
     "asked_again": ("Asked again from", "จะตรวจอีกครั้งตั้งแต่"),
     "no_reason": ("No reason is kept of it.", "ไม่ได้เก็บเหตุผลไว้"),
-    "warnings": ("{n} warning|{n} warnings", "{n} คำเตือน"),
     # -- one transaction
-    "in_batch": ("in batch {id}", "ในชุดที่ {id}"),
     "rules_checked": ("Rules", "กฎที่ตรวจ"),
     "pass": ("Passed", "ผ่าน"),
     "fail": ("Broken", "ไม่ผ่าน"),
@@ -279,9 +267,6 @@ class Words:
     def __call__(self, name: str, **values: object) -> str:
         """The words called `name`, with these values in their places. KeyError: there are none."""
         text = TABLE[name][self._column]
-        if "|" in text:
-            one, several = text.split("|")
-            text = one if values.get("n") in (1, "1") else several
         return text.format(**values) if values else text
 
     def of(self, kind: str, name: str) -> str:

@@ -18,7 +18,14 @@ _EXTRA: Final = ("fastapi", "starlette", "uvicorn", "jwt", "jinja2", "python_mul
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="H", help="Listen at this address.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, metavar="P", help="And port.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    metavar="P",
+    help="And port; 0: a free one.",
+)
 @click.option("--dev", is_flag=True, help="Without tokens, for the first organization; for this machine alone.")
 @json_option
 @click.pass_obj

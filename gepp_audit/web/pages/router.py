@@ -4,6 +4,7 @@ organization. GET changes nothing; what changes something is a form of ours that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Request, Response
@@ -97,7 +98,8 @@ def one_batch(request: Request, member: SignedIn, batch: BatchId) -> Response:
         more=found.more,
         filters=filters,
         verdicts=VERDICTS,
-        rules={rule_id: rule.name for rule_id, rule in rules.items()},
+        # one that is gone by now may still be asked for
+        rules={rule_id: rule.name for rule_id, rule in rules.items()} | _asked_for(filters, rules),
     )
 
 
@@ -230,6 +232,10 @@ def _page(request: Request, member: Member, template: str, context: subject.Cont
     words = Words(member.visitor.language)
     shown = {"notice": _notice(request, words), "organization": context.name} | values
     return rendering.page(request, member.visitor, template, **shown)
+
+
+def _asked_for(filters: LineFilters, rules: Mapping[str, Any]) -> dict[str, str]:
+    return {filters.rule: ""} if filters.rule and filters.rule not in rules else {}
 
 
 def _part(request: Request, name: str) -> bool:

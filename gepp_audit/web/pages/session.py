@@ -174,10 +174,12 @@ def crosses_sites(request: Request) -> bool:
 
 
 def _from_here(request: Request) -> bool:
-    """Whether the request's own headers name this site (Fetch Metadata, Origin); old browsers send neither."""
+    """Whether the request's own headers name this site: what the browser itself found (Fetch Metadata), or where it
+    does not say so, the page's origin; very old ones send neither.
+    """
     site = request.headers.get("Sec-Fetch-Site")
-    if site is not None and site != "same-origin":
-        return False
+    if site is not None:
+        return site == "same-origin"
     origin = request.headers.get("Origin")
     return origin is None or urlsplit(origin).netloc == request.headers.get("Host", "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -93,7 +93,12 @@ def batch_view(line: BatchLine, now: datetime) -> BatchView:
     ended = not line.open and not withdrawn
     end = now if line.open else line.completed_at
     left = max(total - done, 0)
-    tiles = [part for part in counted if part.count or part.verdict in ("approved", "rejected", "no_action")]
+    # those of every day stand there always, colourless where they count nothing
+    tiles = [
+        part if part.count else replace(part, kind="rest")
+        for part in counted
+        if part.count or part.verdict in ("approved", "rejected", "no_action")
+    ]
     if left and line.open:
         tiles.append(Part(verdict="waiting", kind="rest", count=left))
     return BatchView(
@@ -136,15 +141,8 @@ def _placed(parts: tuple[Part, ...], total: int) -> tuple[Part, ...]:
     before = 0
     for part in parts:
         if part.count:
-            placed.append(
-                Part(
-                    verdict=part.verdict,
-                    kind=part.kind,
-                    count=part.count,
-                    x=round(100 * before / total, 3),
-                    width=round(100 * part.count / total, 3),
-                )
-            )
+            x, width = round(100 * before / total, 3), round(100 * part.count / total, 3)
+            placed.append(replace(part, x=x, width=width))
         before += part.count
     return tuple(placed)
 

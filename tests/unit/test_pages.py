@@ -17,7 +17,7 @@ from gepp_audit.database.history import BatchLine, Spent
 from gepp_audit.database.verdicts import TransactionLine
 from gepp_audit.model import ErrorCode, ItemState, Rule, RuleAction, RuleOutcome, SkipReason, VerdictStatus
 from gepp_audit.queue.subject import Subject
-from gepp_audit.web.pages import chart, figures, views
+from gepp_audit.web.pages import chart, figures, transaction_views, views
 from gepp_audit.web.pages.chart import Day
 from gepp_audit.web.pages.filters import STATUSES, VERDICTS, LineFilters, ListFilters
 from gepp_audit.web.pages.words import LANGUAGES, TABLE, Words, preferred
@@ -264,7 +264,7 @@ def test_evidence_stands_beside_the_record_it_quotes() -> None:
         ),
     )
     view = views.line_view(line, _RULES, _SUBJECT)
-    itself, record, gone = views.parts_of(view, _SUBJECT)
+    itself, record, gone = transaction_views.parts_of(view, _SUBJECT)
     assert [(one.name, one.then) for one in itself.fields if one.rules] == [("notes", [])]
     assert [(one.name, one.then) for one in record.fields if one.rules] == [("origin_weight_kg", [])]
     assert (record.name, gone.record_id, gone.gone, gone.fields[0].value) == ("PET", 77, True, "kg")
@@ -282,7 +282,7 @@ def test_a_quote_that_does_not_stand_there_any_more_is_told(field: str, quoted: 
     subject = Subject(transaction_id=5, fields={**_SUBJECT.fields, "arrival_date": None}, records={})
     evidence = {"record_id": None, "field": field, "value": quoted}
     line = _line(rules={"DC-01": "fail"}, rejected_by=("DC-01",), findings=(_finding("DC-01", evidence),))
-    [itself] = views.parts_of(views.line_view(line, _RULES, subject), subject)
+    [itself] = transaction_views.parts_of(views.line_view(line, _RULES, subject), subject)
     [found] = [one for one in itself.fields if one.rules]
     assert (found.name, bool(found.then)) == (field, changed)
 
@@ -315,7 +315,7 @@ def test_what_a_rule_does_to_the_verdict_is_told_and_what_rejects_comes_first() 
 def test_findings_of_any_form_can_be_shown(told: object) -> None:
     findings = tuple(one for one in told if isinstance(one, dict)) if isinstance(told, list) else ()
     view = views.line_view(_line(findings=findings), _RULES, _SUBJECT)
-    assert len(views.parts_of(view, _SUBJECT)) >= 2
+    assert len(transaction_views.parts_of(view, _SUBJECT)) >= 2
 
 
 def test_a_failure_is_no_rejection() -> None:

@@ -14,7 +14,7 @@ from gepp_audit.queue import showing, subject
 from gepp_audit.queue import usage as queue_usage
 from gepp_audit.web import actions
 from gepp_audit.web.failures import Failure, Refusal
-from gepp_audit.web.pages import rendering, session, usage, views
+from gepp_audit.web.pages import rendering, session, transaction_views, usage, views
 from gepp_audit.web.pages.errors import error_page
 from gepp_audit.web.pages.filters import STATUSES, VERDICTS, LineFilters, ListFilters
 from gepp_audit.web.pages.session import HOME, Member, OwnForm, SignedIn
@@ -120,9 +120,9 @@ def one_transaction(request: Request, member: SignedIn, batch: BatchId, transact
         context,
         batch=views.batch_view(history_line, context.moment),
         line=view,
-        parts=views.parts_of(view, about.get(transaction)),
-        outcomes=views.outcomes_of(line, rules),
-        calls=views.calls_of(found),
+        parts=transaction_views.parts_of(view, about.get(transaction)),
+        outcomes=transaction_views.outcomes_of(line, rules),
+        calls=transaction_views.calls_of(found),
         deleted=found.now.deleted,
         decided=found.now.decided,
     )

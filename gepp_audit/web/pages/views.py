@@ -1,20 +1,17 @@
-"""What the pages show of batches and transactions: from the results of the queue to what templates need. Pure."""
+"""What the pages show of batches and their transactions: from the results of the queue to what templates need. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 from gepp_audit.audit.rules import rejects
-from gepp_audit.audit.transaction import NUMBER_FIELDS
-from gepp_audit.database.calls_made import CallMade
 from gepp_audit.database.history import BatchLine
 from gepp_audit.database.verdicts import TransactionLine
 from gepp_audit.model import Rule, RuleOutcome
-from gepp_audit.queue.showing import OneTransaction
 from gepp_audit.queue.subject import Subject
 from gepp_audit.web.pages.figures import percent
 from gepp_audit.web.pages.filters import STATUSES
@@ -80,6 +77,11 @@ class BatchView:
     duration: timedelta | None
     error: str | None
 
+    @property
+    def can_retry(self) -> bool:
+        """It has ended, and something in it failed."""
+        return bool(self.failed) and not self.open and not self.withdrawn
+
 
 def batch_view(line: BatchLine, now: datetime) -> BatchView:
     """What is shown of a batch. `now`: the database's clock, by which an open one has lasted so long."""
@@ -119,7 +121,7 @@ def batch_view(line: BatchLine, now: datetime) -> BatchView:
         tiles=tuple(tiles),
         tokens=None if line.spent is None else line.spent.total_tokens,
         cost=None if line.spent is None else line.spent.price,
-        model=_text(line.summary.get("model")),
+        model=text_or_none(line.summary.get("model")),
         started=line.started_at,
         ended=line.completed_at,
         duration=None if end is None else end - line.started_at,
@@ -244,11 +246,11 @@ def _findings(line: TransactionLine, rules: Mapping[str, Rule], subject: Subject
         effect = _effect(rule_id, outcome, line, rules)
         yield FindingView(
             rule_id=rule_id,
-            rule_name=_name(rules, rule_id),
+            rule_name=rule_name(rules, rule_id),
             kind="bad" if effect == "rejects" else "warn",
             outcome=outcome,
             effect=effect,
-            reason=_text(finding.get("reason")) or "",
+            reason=text_or_none(finding.get("reason")) or "",
             evidence=tuple(_evidence(finding.get("evidence"), subject)),
         )
 
@@ -268,149 +270,17 @@ def _evidence(told: Any, subject: Subject | None) -> Iterator[EvidenceView]:
         record = subject.records.get(record_id) if subject and isinstance(record_id, int) else None
         yield EvidenceView(
             record_id=record_id,
-            record_name=_text(record.get("material")) if record else None,
+            record_name=text_or_none(record.get("material")) if record else None,
             field=str(one.get("field", "")),
             value=str(one.get("value", "")),
         )
 
 
-def _name(rules: Mapping[str, Rule], rule_id: str) -> str | None:
+def rule_name(rules: Mapping[str, Rule], rule_id: str) -> str | None:
+    """What a rule is called; None: it is not known any more."""
     return rules[rule_id].name if rule_id in rules else None
 
 
-# -- one transaction ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True, slots=True)
-class FieldView:
-    """One value, and the findings that quote it."""
-
-    name: str
-    value: str | None
-    rules: list[FindingView] = field(default_factory=list)
-    #: what was quoted and does not stand there any more
-    then: list[str] = field(default_factory=list)
-
-
-@dataclass(kw_only=True, slots=True)
-class PartView:
-    """The transaction itself (`record_id` None) or one of its records, and the findings that quote it."""
-
-    record_id: Any
-    name: str | None
-    fields: list[FieldView]
-    quotes: list[FindingView]
-    #: quoted, and not there any more
-    gone: bool = False
-
-
-def parts_of(view: LineView, subject: Subject | None) -> list[PartView]:
-    """What was audited, part by part, each beside the findings that quote it."""
-    parts: dict[Any, PartView] = {}
-    if subject is not None:
-        parts[None] = _part(None, None, subject.fields)
-        for id_, values in subject.records.items():
-            parts[id_] = _part(id_, _text(values.get("material")), values)
-    for finding in view.findings:
-        for one in finding.evidence:
-            part = parts.get(one.record_id)
-            if part is None:
-                gone = one.record_id is not None
-                part = parts[one.record_id] = PartView(
-                    record_id=one.record_id, name=None, fields=[], quotes=[], gone=gone
-                )
-            _quote(part, finding, one)
-    return list(parts.values())
-
-
-def _part(record_id: int | None, name: str | None, values: Mapping[str, Any]) -> PartView:
-    ids = ("transaction_id", "record_id")
-    fields = [FieldView(name=key, value=_plain(value)) for key, value in values.items() if key not in ids]
-    return PartView(record_id=record_id, name=name, fields=fields, quotes=[])
-
-
-def _quote(part: PartView, finding: FindingView, evidence: EvidenceView) -> None:
-    if finding not in part.quotes:
-        part.quotes.append(finding)
-    quoted = next((one for one in part.fields if one.name == evidence.field), None)
-    if quoted is None:
-        quoted = FieldView(name=evidence.field, value=evidence.value)
-        part.fields.append(quoted)
-    if finding not in quoted.rules:
-        quoted.rules.append(finding)
-    if not _stands(evidence, quoted.value) and evidence.value not in quoted.then:
-        quoted.then.append(evidence.value)
-
-
-def _stands(evidence: EvidenceView, value: str | None) -> bool:
-    """Whether what was quoted is what the platform has now: numbers by value, text as a part."""
-    if evidence.field in NUMBER_FIELDS:
-        try:
-            return value is not None and Decimal(evidence.value) == Decimal(value)
-        except InvalidOperation:
-            return False
-    return evidence.value in (value if value is not None else ("null", ""))
-
-
-def _plain(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
-
-
-def _text(value: Any) -> str | None:
+def text_or_none(value: Any) -> str | None:
+    """A text that says something."""
     return value if isinstance(value, str) and value else None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutcomeView:
-    """One rule that was asked."""
-
-    rule_id: str
-    rule_name: str | None
-    kind: str
-    outcome: str
-
-
-def outcomes_of(line: TransactionLine, rules: Mapping[str, Rule]) -> list[OutcomeView]:
-    """Every rule that was asked, in the order in which it was."""
-    return [
-        OutcomeView(
-            rule_id=rule_id,
-            rule_name=_name(rules, rule_id),
-            kind="warn" if outcome == RuleOutcome.FAIL.value and rule_id not in line.rejected_by else kind_of(outcome),
-            outcome=outcome,
-        )
-        for rule_id, outcome in line.rules.items()
-    ]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CallView:
-    """One call to the model."""
-
-    sent: datetime
-    outcome: str
-    model: str
-    input: int | None
-    cached: int | None
-    output: int | None
-    cost: Decimal | None
-    seconds: str
-
-
-def calls_of(found: OneTransaction) -> list[CallView]:
-    """Every call about the transaction that is kept, oldest first."""
-    return [_call(call) for call in found.calls]
-
-
-def _call(call: CallMade) -> CallView:
-    parts = (call.outcome or "under way", call.error_code)
-    return CallView(
-        sent=call.dispatched_at,
-        outcome=": ".join(part.replace("_", " ") for part in parts if part),
-        model=call.model_answered or call.model,
-        input=call.usage.input_tokens,
-        cached=call.usage.cached_tokens,
-        output=call.usage.output_tokens,
-        cost=call.cost,
-        seconds="–" if call.latency_ms is None else f"{call.latency_ms / 1000:.1f}",
-    )

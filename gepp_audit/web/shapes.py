@@ -5,13 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 #: the platform's batches hold ids as 32-bit integers
 LARGEST_ID: Final = 2**31 - 1
 MOST_IDS: Final = 50_000
 
-_Id = Annotated[int, Field(ge=1, le=LARGEST_ID, strict=True)]
+
+def _whole(value: Any) -> Any:
+    """`2.0` is an integer in JSON; `"2"` and `true` are none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Id = Annotated[int, Field(ge=1, le=LARGEST_ID, strict=True), BeforeValidator(_whole)]
 _Count = Annotated[int, Field(ge=0)]
 
 

@@ -5,6 +5,7 @@ answer carries, what the log says of it, and that no error leaves as a traceback
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -114,8 +115,7 @@ class _Exchange:
         """The next piece of the request. HTTPException: it is too large, or too slow."""
         if self._whole:
             return await self._receive()
-        declared = Headers(scope=self.scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > LARGEST_BODY:
+        if self._says_too_large():
             raise HTTPException(413)
         left = self.began + _BODY_SECONDS - time.monotonic()
         try:
@@ -131,14 +131,26 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """The next piece of the answer, its head with what every answer carries."""
         if message["type"] == "http.response.start":
-            self.begun, self.status = True, message["status"]
+            self.status = message["status"]
+            await self._read_the_rest()
+            self.begun = True
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
             headers["X-Request-ID"] = self.id
-            if not self._whole and self.scope["method"] in _UNSAFE:  # what is left of it is not read
+            if not self._whole:
                 headers["Connection"] = "close"
         await self._send(message)
+
+    async def _read_the_rest(self) -> None:
+        """Take what was sent and nobody wanted: a connection that is closed on it may take the answer with it."""
+        with contextlib.suppress(HTTPException):
+            while not self._whole:
+                await self.receive()
+
+    def _says_too_large(self) -> bool:
+        declared = Headers(scope=self.scope).get("content-length", "")
+        return declared.isdecimal() and int(declared) > LARGEST_BODY
 
 
 def _not_from_here(headers: Headers, method: str) -> Failure | None:
@@ -153,7 +165,7 @@ def _not_from_here(headers: Headers, method: str) -> Failure | None:
             status=403, code="foreign_host", message="This server answers to this machine's own names alone."
         )
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    foreign = origin is not None and not is_loopback_name(urlsplit(origin).netloc)
+    foreign = origin is not None and not is_loopback_name(origin.partition("://")[2])
     if method in _UNSAFE and (foreign or site not in ("none", "same-origin", "same-site")):
         return Failure(status=403, code="foreign_page", message="A page of another site may not ask for this.")
     return None

@@ -253,7 +253,7 @@ def test_in_development_this_machine_s_own_names_are_not(dev_server: Served, hos
 @pytest.mark.parametrize(
     "headers",
     [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
-     {"Origin": "https://127.0.0.1.evil.example"}],
+     {"Origin": "https://127.0.0.1.evil.example"}, {"Origin": "http://["}, {"Origin": ""}],
     ids=str,
 )  # fmt: skip
 def test_in_development_a_foreign_page_can_start_nothing(dev_server: Served, headers: dict[str, str]) -> None:

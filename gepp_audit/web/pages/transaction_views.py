@@ -1,4 +1,4 @@
-"""What the page of one transaction shows: its parts beside the findings that quote them, every rule, every call. Pure."""
+"""What the page of one transaction shows: its parts beside the findings that quote them, its rules, its calls. Pure."""
 
 from __future__ import annotations
 

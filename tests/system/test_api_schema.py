@@ -38,7 +38,7 @@ def test_two_thousand_requests_made_from_the_description_break_nothing(
     queue = SampleQueue(platform)
     queue.add([*CLEAN, BROKEN], status="null")
     queue.queue([*CLEAN, BROKEN])
-    command = [Path(sys.executable).with_name("schemathesis"), "run", "--no-color", "--mode", "all"]
+    command: list[str | Path] = [Path(sys.executable).with_name("schemathesis"), "run", "--no-color", "--mode", "all"]
     command += ["--phases", "examples,coverage,fuzzing", "--seed", str(SEED), "--continue-on-failure", "--no-shrink"]
     command += ["--generation-database", "none"]
     with serving(programs) as server:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 #: no sandbox: tests run as root too; nothing of it talks to anybody but us
@@ -22,6 +22,8 @@ _OPTIONS: Final = (
 )  # fmt: skip
 #: what axe-core calls violations that keep people out
 _SERIOUS: Final = frozenset({"serious", "critical"})
+#: milliseconds: a busy machine is no failure
+_PATIENCE: Final = 30_000
 _AXE: Final = "() => axe.run(document, {resultTypes: ['violations']})"
 
 
@@ -30,6 +32,7 @@ def running_browser() -> Iterator[Browser]:
     """A browser for the time of the `with` block."""
     program = next((found for name in _NAMES if (found := shutil.which(name))), None)
     assert program is not None, "no chromium is installed: scripts/test installs it, or apt-get install chromium does"
+    expect.set_options(timeout=_PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(_OPTIONS))
         try:
@@ -82,7 +85,7 @@ class Window:
 def window(browser: Browser, **options: Any) -> Iterator[Window]:
     """A fresh visitor: no cookie, no cache."""
     context: BrowserContext = browser.new_context(**{"locale": "en-US", "reduced_motion": "reduce", **options})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(_PATIENCE)
     try:
         yield Window(page=context.new_page())
     finally:

@@ -35,6 +35,7 @@ def start_audit(state: WebState, caller: Caller, transaction_ids: Sequence[int] 
             batch_statuses=state.settings.batch_statuses,
         ),
     )
+    state.glimpses.forget(caller.organization_id)
     if done.transaction_ids:
         _process_soon(state, caller)
     return done
@@ -43,7 +44,9 @@ def start_audit(state: WebState, caller: Caller, transaction_ids: Sequence[int] 
 def cancel(state: WebState, caller: Caller, batch_id: int) -> Cancelled:
     """Cancel an open batch. OperatorError: no such batch, it has ended, or the platform holds it at this moment."""
     _require_batch(state, caller, batch_id)
-    return cancelling.cancel(state.database, batch_id, state.settings.batch_statuses)
+    done = cancelling.cancel(state.database, batch_id, state.settings.batch_statuses)
+    state.glimpses.forget(caller.organization_id)
+    return done
 
 
 def retry_failed(state: WebState, caller: Caller, batch_id: int) -> Retried:
@@ -53,6 +56,7 @@ def retry_failed(state: WebState, caller: Caller, batch_id: int) -> Retried:
         batch=batch_id, organizations=(caller.organization_id,), failed=True, triggered_by=caller.user_id
     )
     done = retrying.retry(state.database, request, retrying.plan(state.database, request))
+    state.glimpses.forget(caller.organization_id)
     if done.count:
         _process_soon(state, caller)
     return done

@@ -19,22 +19,16 @@ class Answer(JSONResponse):
         return _text(content).encode()
 
 
-class Spliced(Answer):
-    """A list whose members have one member each that is JSON text already and is not read again: it may be long."""
+def spliced(head: Mapping[str, Any], rows: Iterable[tuple[Mapping[str, Any], str, str | None]]) -> bytes:
+    """`head` with the list `data` of these rows, as JSON.
 
-    def __init__(self, head: Mapping[str, Any], rows: Iterable[tuple[Mapping[str, Any], str, str | None]]) -> None:
-        """`head`: the members around the list, which is called `data`. `rows`: each with the name and the text of that
-        one member.
-        """
-        self._rows = tuple(rows)
-        super().__init__(head)
-
-    def render(self, content: Any) -> bytes:
-        """The body."""
-        rows = ",".join(
-            f"{_text(row)[:-1]},{json.dumps(name)}:{json_escaped(told or 'null')}}}" for row, name, told in self._rows
-        )
-        return f'{_text(content)[:-1]},"data":[{rows}]}}'.encode()
+    A row comes with the name and the text of one further member, which is JSON already and is not read again: it may be
+    long.
+    """
+    data = ",".join(
+        f"{_text(row)[:-1]},{json.dumps(name)}:{json_escaped(told or 'null')}}}" for row, name, told in rows
+    )
+    return f'{_text(head)[:-1]},"data":[{data}]}}'.encode()
 
 
 def done(data: Any, message: str | None = None) -> Answer:

@@ -20,7 +20,7 @@ from gepp_audit.queue.showing import LineFilter
 from gepp_audit.queue.summary import Outcome, Summary
 from gepp_audit.queue.wording import counted
 from gepp_audit.web import actions, shapes
-from gepp_audit.web.answers import Answer, Spliced, done
+from gepp_audit.web.answers import Answer, done, spliced
 from gepp_audit.web.failures import Failure, Refusal
 from gepp_audit.web.identity import Caller, require_caller
 from gepp_audit.web.runs import BackgroundRun
@@ -126,20 +126,27 @@ def audit_history(
         str | None, Query(pattern="^[a-z_]{1,50}$", description="In this status alone, such as `in_progress`.")
     ] = None,
 ) -> Response:
-    """The organization's batches, newest first; deleted ones only where their status is asked for."""
-    found, total = showing.history_page(
-        state_of(request).database, caller.organization_id, page=page, size=page_size, status=status
-    )
-    meta = {
-        "page": page,
-        "page_size": page_size,
-        "total": total,
-        "total_pages": -(-total // page_size),
-        "has_more": page * page_size < total,
-    }
-    return Spliced(
-        {"success": True, "meta": meta}, [(_history_row(one), "audit_info", one.audit_info) for one in found]
-    )
+    """The organization's batches, newest first; deleted ones only where their status is asked for. As of a second ago
+    at most.
+    """
+    state = state_of(request)
+
+    def page_now() -> bytes:
+        found, total = showing.history_page(
+            state.database, caller.organization_id, page=page, size=page_size, status=status
+        )
+        meta = {
+            "page": page,
+            "page_size": page_size,
+            "total": total,
+            "total_pages": -(-total // page_size),
+            "has_more": page * page_size < total,
+        }
+        rows = [(_history_row(one), "audit_info", one.audit_info) for one in found]
+        return spliced({"success": True, "meta": meta}, rows)
+
+    body = state.glimpses.of(caller.organization_id, ("audit_history", page, page_size, status), page_now)
+    return Response(body, media_type=Answer.media_type)
 
 
 @router.get("/batches/{batch_id}", responses=_ok(shapes.OneBatch) | _NOT_FOUND)
@@ -183,6 +190,7 @@ async def process_queue(
     """
     run = await run_in_threadpool(actions.process, state_of(request), caller, max_seconds)
     await run.wait(max_seconds)
+    state_of(request).glimpses.forget(caller.organization_id)
     return _processed(run)
 
 

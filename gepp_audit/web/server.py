@@ -126,14 +126,22 @@ def _require_loopback(host: str, addresses: list[Any]) -> None:
 
 def _listen(found: Any, host: str, port: int) -> socket.socket:
     family, _, _, _, address = found
+    # named TCP, else asyncio lets the kernel hold small answers back for 40 ms (Nagle's algorithm)
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
     except OSError as error:
+        listening.close()
         raise OperatorError(
             f"cannot listen at {host} port {port}: {error.strerror}.",
             fix="Name another --port, or end what listens there.",
             code="server_address",
         ) from error
+    return listening
 
 
 def _url(listening: socket.socket) -> str:

@@ -11,6 +11,7 @@ from gepp_audit.database.engine import Database, open_database
 from gepp_audit.database.enqueuing import first_organization
 from gepp_audit.database.migrate import require_schema
 from gepp_audit.settings import Settings
+from gepp_audit.web.glimpses import Glimpses
 from gepp_audit.web.measures import Measures, QueueFigures
 from gepp_audit.web.runs import Runs
 
@@ -28,6 +29,7 @@ class WebState:
         self.dev = dev
         self.runs = Runs(settings)
         self.measures = Measures()
+        self.glimpses = Glimpses()
         self.queue_figures = QueueFigures()
         self._database = open_database(settings.require_database_url())
         self._database.patience = _PATIENCE

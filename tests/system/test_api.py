@@ -216,6 +216,21 @@ def test_the_history_has_pages_newest_first_and_a_filter(world: World) -> None:
         assert world.get(f"audit_history?{wrong}", bearer).status == 422
 
 
+def test_whoever_does_something_sees_it_in_the_very_next_answer(world: World) -> None:
+    """Answers are shared for a second; what was done through the server ends that second."""
+    organization, bearer = world.new_organization()
+    world.platform.transactions(organization, 1, status="null")
+
+    def seen() -> list[str]:
+        return [row["status"] for row in world.get("audit_history?page_size=1", bearer).json()["data"]]
+
+    assert seen() == []
+    batch = world.post("add_ai_audit_queue", {}, bearer).json()["data"]["audit_history_id"]
+    assert seen() == ["in_progress"]
+    world.post("cancel_audit_batch", {"batch_id": batch}, bearer)
+    assert seen() == []
+
+
 def test_a_batch_is_told_with_its_verdicts_reasons_and_evidence_and_the_history_with_its_audit_info(
     world: World,
 ) -> None:

@@ -257,6 +257,22 @@ def test_a_page_whose_server_is_out_of_reach_says_so_and_goes_on_when_it_is_back
         expect(page.locator("#live")).to_have_text("")
 
 
+def test_another_site_can_lead_here_but_do_nothing_here(world: World) -> None:
+    batch = world.open_batch(3)
+    here = f"{world.served.url}history/{batch}"
+    elsewhere = f'''<a href="{here}">look</a><form method="post" action="{here}/cancel"><button>win</button></form>'''
+    with window(world.browser, viewport=WIDE) as shown:
+        page = world.signed_in(shown, 3)
+        page.route("http://elsewhere.example/", lambda route: route.fulfill(body=elsewhere, content_type="text/html"))
+        page.goto("http://elsewhere.example/")
+        page.get_by_role("link", name="look").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(f"Batch {batch}")
+        page.goto("http://elsewhere.example/")
+        page.get_by_role("button", name="win").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")  # the cookie stayed at home
+    assert world.status(batch) == "in_progress"
+
+
 def _tab_to(page: Page, name: str) -> None:
     """Press Tab until the element of this name has the focus."""
     for _ in range(60):

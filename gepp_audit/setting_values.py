@@ -120,6 +120,11 @@ def api_key(text: str) -> Secret:
     return Secret(text)
 
 
+def shared_secret(text: str) -> Secret:
+    """A secret that others hold too, as they have it: any text."""
+    return Secret(text)
+
+
 def word(text: str) -> str:
     """A name without blanks or control characters, at most 200 characters."""
     if len(text) > 200 or not text.isprintable() or re.search(r"\s", text):
@@ -190,6 +195,11 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+def yes_or_no(text: str) -> bool:
+    """`yes` or `no`, in any case."""
+    return one_of("yes", "no")(text) == "yes"
 
 
 def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:

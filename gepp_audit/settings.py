@@ -24,6 +24,8 @@ __all__ = ["Origin", "Secret", "Settings", "Source", "load", "masked_url"]
 ENV_FILE_VARIABLE: Final = "GEPP_AUDIT_ENV_FILE"
 _KEY_FILE_VARIABLE: Final = "OPENAI_API_KEY_FILE"
 _DEFAULT_ENV_FILE: Final = ".env"
+#: bytes; a secret that signs with SHA-256 is no shorter than the hash
+SHORTEST_JWT_SECRET: Final = 32
 #: a key file larger than this is some other file
 _LARGEST_KEY_FILE: Final = 10_000
 
@@ -102,6 +104,10 @@ class Settings:
     )
     #: who knows this address can pretend that a run went well
     ping_url: Secret | None = field(default=None, metadata=_read("GEPP_AUDIT_PING_URL", values.secret_web_url))
+    #: with which the platform signs its users' tokens
+    jwt_secret: Secret | None = field(default=None, metadata=_read("GEPP_AUDIT_JWT_SECRET", values.shared_secret))
+    #: `serve` processes what its page or its API queued, instead of leaving it to cron
+    process_on_start: bool = field(default=False, metadata=_read("GEPP_AUDIT_PROCESS_ON_START", values.yes_or_no))
     #: metrics of process-queue for Prometheus' textfile collector
     metrics_file: Path | None = field(default=None, metadata=_read("GEPP_AUDIT_METRICS_FILE", values.path))
 
@@ -142,9 +148,31 @@ class Settings:
             code="no_api_key",
         )
 
+    def require_jwt_secret(self) -> str:
+        """The secret that users' tokens are signed with, or an OperatorError: none is set, or one that can be guessed.
+
+        A key of HS256 has at least the 256 bits of its hash (RFC 7518, section 3.2).
+        """
+        secret = "" if self.jwt_secret is None else self.jwt_secret.reveal()
+        length = len(secret.encode())
+        if length >= SHORTEST_JWT_SECRET:
+            return secret
+        if self.jwt_secret is None:
+            why = f"GEPP_AUDIT_JWT_SECRET is not set. Looked at {_in_words(self.searched)}"
+        else:
+            why = f"GEPP_AUDIT_JWT_SECRET ({self.origin('jwt_secret')}) has {length} bytes, at least "
+            why += f"{SHORTEST_JWT_SECRET} are needed: a shorter one can be guessed"
+        raise OperatorError(
+            f"{why}.",
+            fix="Set it to the secret with which the platform signs its users' tokens; "
+            'to try things out on this machine, "gepp-audit serve --dev" needs none.',
+            code="jwt_secret",
+        )
+
     def secrets(self) -> tuple[str, ...]:
         """Every text that must not appear in a log line, whole or as the part of an address that is secret."""
-        found = {wrapped.reveal() for wrapped in (self.openai_api_key, self.ping_url) if wrapped is not None}
+        wrapped = (self.openai_api_key, self.ping_url, self.jwt_secret)
+        found = {secret.reveal() for secret in wrapped if secret is not None}
         for url in (self.database_url and self.database_url.reveal(), self.openai_base_url):
             found.update(secrets_of_url(url) if url else ())
         return tuple(sorted(found, key=lambda one: (-len(one), one)))
@@ -346,6 +374,8 @@ def _in_words(places: tuple[str, ...]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "unset"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple | frozenset):
         return ",".join(sorted(value)) or "none"
     if isinstance(value, Secret):

@@ -32,7 +32,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support import bench_scale  # noqa: E402 - the repository comes first
+from tests.support import bench_scale, bench_web  # noqa: E402 - the repository comes first
 from tests.support.bench import BenchDatabase, bench_database  # noqa: E402
 from tests.support.bench_scale import Line  # noqa: E402
 from tests.support.processes import running_simulator  # noqa: E402
@@ -262,6 +262,29 @@ def big_batch(database: BenchDatabase, size: int) -> list[Line]:
     ]
 
 
+def readers(database: BenchDatabase, size: int) -> list[Line]:
+    """A queue of so many transactions alone, and with many people who look at the Audit History meanwhile."""
+    alone, beside = database.fresh(3), database.fresh(3)
+    for organization in beside.organizations:  # the page that they read is full
+        for _ in range(20):
+            beside.platform.batch(organization, [], status="completed")
+    _, quiet = queue_of(alone, size)
+    with (
+        tempfile.TemporaryDirectory(prefix="gepp-audit-bench-") as home,
+        bench_web.server_of(environment_for(beside), Path(home)) as url,
+        bench_web.reading(url, beside.organizations, _READERS) as met,
+    ):
+        _, busy = queue_of(beside, size)
+    told = f"{_READERS} readers beside {size} transactions"
+    if met.errors:
+        print(f"  first error: {met.errors[0]}", file=sys.stderr)
+    return [
+        (f"{told}: rate, of that without them", f"{busy['rate'] / quiet['rate']:.1%}", "≥ 95 %"),
+        (f"{told}: reads that failed", f"{len(met.errors)} of {len(met.seconds)}", "0"),
+        (f"{told}: 95 % of answers within", f"{met.p95 * 1000:.0f} ms", "is told"),
+    ]
+
+
 class Host:
     """A host on which a run is started whenever the last one has ended, as by a very busy crontab."""
 
@@ -327,6 +350,7 @@ def parts(quick: bool) -> dict[str, Callable[[BenchDatabase], list[Line]]]:
         "latecomers": latecomers,
         "held": held,
         "limit": limited,
+        "web": partial(readers, size=2_000 if quick else 5_000),
     }
 
 
@@ -341,7 +365,9 @@ def chosen_parts(only: str | None, quick: bool) -> dict[str, Callable[[BenchData
 
 
 #: what takes more than a minute each
-_LONG = ("shares", "latecomers", "held", "limit")
+_LONG = ("shares", "latecomers", "held", "limit", "web")
+#: who look at the Audit History at the same time, once a second each
+_READERS = 50
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ At the end of a run every captured output and log is searched for the run's secr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -59,24 +60,31 @@ def bare_platform(request: pytest.FixtureRequest, cluster: PostgresServer) -> It
     cluster.drop(name)
 
 
-@pytest.fixture(params=KINDS)
-def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platform]:
-    """A platform with our tables: on SQLite, and old and new on PostgreSQL."""
-    if request.param == "sqlite":
+@contextmanager
+def new_platform(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Platform]:
+    """A platform of one of the `KINDS` with our tables, for a fixture of any scope; a file of it lies in `folder`."""
+    if kind == "sqlite":
         template: Path = request.getfixturevalue("embedded_template")
-        path = tmp_path / "platform.db"
+        path = folder / "platform.db"
         path.write_bytes(template.read_bytes())
         platform = Platform(f"sqlite:///{path}", "embedded")
         yield platform
         platform.close()
         return
     cluster: PostgresServer = request.getfixturevalue("cluster")
-    version = request.param.removeprefix("postgresql-")
+    version = kind.removeprefix("postgresql-")
     name = f"copy_{next(_numbers)}"
     platform = Platform(cluster.create(name, f"ready_{version}"), version)
     yield platform
     platform.close()
     cluster.drop(name)
+
+
+@pytest.fixture(params=KINDS)
+def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Platform]:
+    """A platform with our tables: on SQLite, and old and new on PostgreSQL."""
+    with new_platform(request.param, request, tmp_path) as platform:
+        yield platform
 
 
 @pytest.fixture

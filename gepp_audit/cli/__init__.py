@@ -76,6 +76,11 @@ COMMANDS: Final = {
         attribute="import_",
         help="Read organizations, rules and transactions into an embedded database.",
     ),
+    "serve": Entry(
+        module="gepp_audit.cli.serve",
+        attribute="serve",
+        help="Serve the platform's HTTP routes and the Audit History page.",
+    ),
     "completion": Entry(
         module="gepp_audit.cli.completion",
         attribute="completion",

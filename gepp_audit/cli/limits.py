@@ -11,7 +11,8 @@ import click
 from gepp_audit.cli.app import App
 from gepp_audit.cli.figures import used_bar
 from gepp_audit.cli.options import COUNT, ID, TOKENS, json_option
-from gepp_audit.cli.render import Result, Table, moment
+from gepp_audit.cli.render import Result, Table
+from gepp_audit.plain_text import moment
 
 if TYPE_CHECKING:
     from gepp_audit.queue.control import ScopeReport

@@ -8,7 +8,8 @@ import click
 
 from gepp_audit.cli.app import App
 from gepp_audit.cli.options import ID, json_option
-from gepp_audit.cli.render import Result, moment
+from gepp_audit.cli.render import Result
+from gepp_audit.plain_text import moment
 
 if TYPE_CHECKING:
     from gepp_audit.queue.control import Paused

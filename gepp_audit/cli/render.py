@@ -10,12 +10,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, TextIO
 
 from gepp_audit.cli.app import is_terminal, wants_colour
-from gepp_audit.plain_text import json_escaped, printable
+from gepp_audit.plain_text import json_escaped, json_value, moment, printable
 
 _GAP: Final = "  "
 #: what rich draws between two columns, and beside all of them
@@ -111,22 +111,7 @@ def _json(value: Any, stream: TextIO | None) -> str:
         return ""
     utf8 = (stream.encoding or "utf-8").lower().replace("-", "") == "utf8"
     indent = 2 if is_terminal(stream) else None
-    return json_escaped(json.dumps(value, default=_plain, ensure_ascii=not utf8, indent=indent))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return moment(value)
-    if isinstance(value, Decimal):
-        return float(value)
-    raise TypeError(f"a {type(value).__name__} cannot stand in JSON")
-
-
-def moment(value: datetime) -> str:
-    """A moment as JSON and tables show it: UTC, seconds, `2026-01-31T12:00:00Z`."""
-    if value.tzinfo is None:
-        raise ValueError("a naive datetime cannot be shown; give it a time zone")
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return json_escaped(json.dumps(value, default=json_value, ensure_ascii=not utf8, indent=indent))
 
 
 # -- tables --------------------------------------------------------------------------------------------------------

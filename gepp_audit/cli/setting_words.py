@@ -32,6 +32,10 @@ WORDS: Final = {
     "has JSON lines.",
     "GEPP_AUDIT_PING_URL": "The address of a check at a dead man's switch that speaks healthchecks.io's protocol. It "
     "is a secret.",
+    "GEPP_AUDIT_JWT_SECRET": "The secret with which the platform signs its users' tokens (HS256), at least 32 bytes; "
+    "serve needs it.",
+    "GEPP_AUDIT_PROCESS_ON_START": "yes or no: serve itself processes what its page or its API queued, without waiting "
+    "for cron.",
     "GEPP_AUDIT_METRICS_FILE": "A file NAME.prom with the metrics of process-queue, for the textfile collector of "
     "Prometheus' node_exporter.",
 }

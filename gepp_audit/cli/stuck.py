@@ -135,18 +135,10 @@ def _check(wanted: _Wanted) -> None:
 
 
 def _answer(app: App, wanted: _Wanted) -> Result:
-    from gepp_audit.queue.configured import price_of
-    from gepp_audit.queue.inspecting import Question, inspect
+    from gepp_audit.queue.configured import question as question_of
+    from gepp_audit.queue.inspecting import inspect
 
-    settings = app.settings
-    question = Question(
-        older_than=wanted.older_than,
-        batch_statuses=settings.batch_statuses,
-        ids=wanted.ids,
-        host=settings.host,
-        most_output=settings.max_completion_tokens,
-        price=price_of(settings),
-    )
+    question = question_of(app.settings, older_than=wanted.older_than, ids=wanted.ids)
     database = app.open_database()
     try:
         report = inspect(database, question)
@@ -169,7 +161,9 @@ def _result(report: Report, wanted: _Wanted) -> Result:
             for one in report.ended
         ]
     if wanted.format == "prometheus":
-        told = _metrics(stuck_formats.as_prometheus(report), wanted.file)
+        from gepp_audit.queue.exposition import of_report
+
+        told = _metrics(of_report(report), wanted.file)
     else:
         told = stuck_formats.as_table(report)
     return Result(data=data, text=told, exit_code=report.status.exit_code)
@@ -205,7 +199,9 @@ def _unknown(error: OperatorError, wanted: _Wanted) -> Result:
         error_text(f"Error: {message}\n{fix}")
     told: list[str | Table] = list(stuck_formats.unknown_line(OperatorError(message, fix=fix, code=error.code)))
     if wanted.format == "prometheus":
-        told = _metrics(stuck_formats.unknown_prometheus(), wanted.file)
+        from gepp_audit.queue.exposition import of_unknown
+
+        told = _metrics(of_unknown(), wanted.file)
     return Result(
         data={
             "status": Status.UNKNOWN.value,

@@ -1,24 +1,23 @@
-"""How `stuck` looks: a monitoring plugin's line with a table under it, or Prometheus' text exposition.
+"""How `stuck` looks: a monitoring plugin's line with a table under it.
 
 The line is `STATUS - text | perfdata` (Monitoring Plugins Development Guidelines, "Plugin Output for Nagios").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from gepp_audit.cli.render import Table
 from gepp_audit.plain_text import printable
-from gepp_audit.queue.diagnosis import Cause, Status
+from gepp_audit.queue.diagnosis import Status
 from gepp_audit.queue.wording import capital, counted, listed, moment_in_words, span
 
 if TYPE_CHECKING:
     from gepp_audit.errors import OperatorError
     from gepp_audit.queue.inspecting import Report, Stuck
 
-_PREFIX: Final = "gepp_audit_stuck"
 _COLUMNS: Final = ("BATCH", "ORG", "AGE", "CAUSE", "READY", "CALLING", "DONE", "FAILED", "SKIPPED")
 
 
@@ -132,102 +131,3 @@ def _told(group: Sequence[Stuck]) -> Iterable[str]:
 def unknown_line(error: OperatorError) -> list[str]:
     """What a monitor reads where nothing could be looked at."""
     return [f"{Status.UNKNOWN.value.upper()} - {printable(error.message, one_line=True).replace('|', '/')}", error.fix]
-
-
-# -- prometheus --------------------------------------------------------------------------------------------------------
-
-
-def as_prometheus(report: Report) -> str:
-    """The same as metrics (Prometheus' "Text-based format", 0.0.4)."""
-    known = dict.fromkeys((cause.value for cause in Cause), 0)
-    for (cause, _), count in report.causes.items():
-        known[cause] += count
-    batches = [(_labels(stuck), stuck) for stuck in report.stuck]
-    return "\n".join(
-        [
-            *_metric("status", "0 ok, 1 warning, 2 critical, 3 unknown.", [({}, report.status.exit_code)]),
-            *_metric("open_batches", "Batches that are open, of any age.", [({}, report.open_batches)]),
-            *_metric("older_than_seconds", "The age from which an open batch is stuck.", [({}, report.older_than)]),
-            *_metric("batches", "Stuck batches by cause.", [({"cause": name}, count) for name, count in known.items()]),
-            *_metric("batch_age_seconds", "Age of a stuck batch.", [(labels, stuck.age) for labels, stuck in batches]),
-            *_metric(
-                "batch_transactions",
-                "Transactions of a stuck batch by state.",
-                [
-                    ({**labels, "state": state}, count)
-                    for labels, stuck in batches
-                    for state, count in stuck.transactions.items()
-                ],
-            ),
-            *_metric(
-                "batch_rate_per_minute",
-                "Transactions settled a minute in a batch that is slow.",
-                [
-                    (labels, round(stuck.diagnosis.rate, 3))
-                    for labels, stuck in batches
-                    if stuck.diagnosis.rate is not None
-                ],
-            ),
-            *_metric(
-                "batch_eta_timestamp_seconds",
-                "When a batch that is slow will be through, at its rate.",
-                _moments((labels, stuck.diagnosis.eta) for labels, stuck in batches),
-            ),
-            *_metric(
-                "batch_clears_timestamp_seconds",
-                "When what holds a batch back is over by itself: a limit, a wait for the next attempt.",
-                _moments((labels, stuck.diagnosis.clears_at) for labels, stuck in batches),
-            ),
-            *_metric(
-                "orphans",
-                "Transactions that are queued in no open batch, as far as looked at.",
-                [({}, report.orphans.count)],
-            ),
-            *_metric(
-                "rival_batches",
-                "Batches of ours that another program settled within the last hour.",
-                [({}, report.rivals.batches)],
-            ),
-            *_metric(
-                "untaken_batches",
-                "Open batches in a status that no run takes.",
-                [({}, report.untaken.batches)],
-            ),
-        ]
-    )
-
-
-def unknown_prometheus() -> str:
-    """The metrics where nothing could be looked at."""
-    return "\n".join(_metric("status", "0 ok, 1 warning, 2 critical, 3 unknown.", [({}, Status.UNKNOWN.exit_code)]))
-
-
-def _moments(found: Iterable[tuple[dict[str, str], datetime | None]]) -> list[tuple[dict[str, str], float]]:
-    return [(labels, int(moment.timestamp())) for labels, moment in found if moment is not None]
-
-
-def _labels(stuck: Stuck) -> dict[str, str]:
-    batch, diagnosis = stuck.batch, stuck.diagnosis
-    return {
-        "audit_history_id": str(batch.audit_history_id),
-        "organization_id": str(batch.organization_id),
-        "cause": diagnosis.cause.value,
-        "reason": diagnosis.reason or "",
-    }
-
-
-def _metric(name: str, what: str, samples: Sequence[tuple[Mapping[str, str], float]]) -> list[str]:
-    full = f"{_PREFIX}_{name}"
-    head = [f"# HELP {full} {what}", f"# TYPE {full} gauge"]
-    return head + [f"{full}{_in_braces(labels)} {value}" for labels, value in samples]
-
-
-def _in_braces(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    return f"{{{','.join(pairs)}}}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

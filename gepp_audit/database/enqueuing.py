@@ -39,6 +39,12 @@ def organization_exists(connection: Connection, organization_id: int) -> bool:
     return connection.execute(found).one_or_none() is not None
 
 
+def first_organization(connection: Connection) -> int | None:
+    """The organization with the smallest id, not deleted, or None."""
+    found = select(organizations.c.id).where(organizations.c.deleted_date.is_(None)).order_by(organizations.c.id)
+    return connection.execute(found.limit(1)).scalar_one_or_none()
+
+
 def candidates(connection: Connection, platform: Platform, organization_id: int, most: int | None) -> list[int]:
     """The organization's transactions that wait for nobody and that nobody decided, oldest first."""
     statement = (

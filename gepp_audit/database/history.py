@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, and_, cast, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, and_, cast, func, or_, select, type_coerce
 
 from gepp_audit.database.json_functions import JsonFunctions, exact_sum
 from gepp_audit.database.platform_tables import transaction_audit_history as history
@@ -34,9 +34,12 @@ class BatchFilter:
     statuses: tuple[str, ...] = ()
     #: queued at this moment or later
     since: datetime | None = None
+    #: queued before this moment
+    until: datetime | None = None
     #: older than this batch: the next page
     before: int | None = None
-    #: also those that people cancelled or undid, which the platform marks as deleted too
+    #: also those that people cancelled or undid, which the platform marks as deleted too; else only where `statuses`
+    #: asks for them
     withdrawn: bool = True
 
 
@@ -92,11 +95,37 @@ class BatchLine:
     open: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredBatch:
+    """One batch, with what else the platform's own history page shows of its row."""
+
+    line: BatchLine
+    created_date: datetime | None
+    #: as JSON text, for it may be long and nobody here reads it; None: the batch has not ended
+    audit_info: str | None
+
+
 def newest(connection: Connection, most: int, wanted: BatchFilter | None = None) -> list[BatchLine]:
     """The newest batches, newest first, with those that were cancelled or undone; not what was deleted otherwise."""
     statement = _batches(connection).where(*_conditions(wanted or BatchFilter()))
     rows = connection.execute(statement.order_by(history.c.id.desc()).limit(most)).all()
     return _with_live_figures(connection, [_line(row) for row in rows])
+
+
+def page(connection: Connection, first: int, most: int, wanted: BatchFilter) -> tuple[list[StoredBatch], int]:
+    """At most `most` of the newest batches behind the first `first`, and how many there are in all."""
+    conditions = _conditions(wanted)
+    in_postgresql = connection.dialect.name == "postgresql"
+    told = cast(history.c.audit_info, Text) if in_postgresql else type_coerce(history.c.audit_info, Text)
+    statement = _batches(connection).add_columns(told.label("audit_info"), history.c.created_date).where(*conditions)
+    rows = connection.execute(statement.order_by(history.c.id.desc()).limit(most).offset(first)).all()
+    lines = _with_live_figures(connection, [_line(row) for row in rows])
+    total = connection.execute(select(func.count()).select_from(history).where(*conditions)).scalar_one()
+    stored = [
+        StoredBatch(line=line, created_date=row.created_date, audit_info=row.audit_info)
+        for line, row in zip(lines, rows, strict=True)
+    ]
+    return stored, total
 
 
 def one(connection: Connection, audit_history_id: int, organizations: Sequence[int] = ()) -> BatchLine | None:
@@ -110,7 +139,8 @@ def one(connection: Connection, audit_history_id: int, organizations: Sequence[i
 
 def _conditions(wanted: BatchFilter) -> list[ColumnElement[bool]]:
     shown = history.c.deleted_date.is_(None)
-    conditions: list[ColumnElement[bool]] = [or_(shown, history.c.status.in_(_DELETED)) if wanted.withdrawn else shown]
+    withdrawn = wanted.withdrawn or not _DELETED.isdisjoint(wanted.statuses)
+    conditions: list[ColumnElement[bool]] = [or_(shown, history.c.status.in_(_DELETED)) if withdrawn else shown]
     if wanted.statuses:
         conditions.append(history.c.status.in_(wanted.statuses))
     if wanted.organizations:
@@ -118,6 +148,9 @@ def _conditions(wanted: BatchFilter) -> list[ColumnElement[bool]]:
     if wanted.since is not None:  # by the column that has an index; both are written at the same moment
         unknown = and_(history.c.created_date.is_(None), history.c.started_at >= wanted.since)
         conditions.append(or_(history.c.created_date >= wanted.since, unknown))
+    if wanted.until is not None:
+        unknown = and_(history.c.created_date.is_(None), history.c.started_at < wanted.until)
+        conditions.append(or_(history.c.created_date < wanted.until, unknown))
     if wanted.before is not None:
         conditions.append(history.c.id < wanted.before)
     return conditions

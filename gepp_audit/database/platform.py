@@ -149,6 +149,12 @@ def auditing_organizations(connection: Connection, ids: Iterable[int]) -> set[in
     )
 
 
+def organization_name(connection: Connection, organization_id: int) -> str | None:
+    """What the organization is called; None: it has no name, or there is none of this id."""
+    found = connection.execute(select(organizations.c.name).where(organizations.c.id == organization_id))
+    return found.scalar_one_or_none()
+
+
 _SENT: Final = (
     "id",
     "organization_id",

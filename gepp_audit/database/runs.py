@@ -51,13 +51,22 @@ def _values(identity: RunIdentity) -> dict[str, Any]:
     }
 
 
-def unfinished(connection: Connection, host: str) -> list[tuple[RunIdentity, bool]]:
-    """The runs of this host that have not ended, each with whether it keeps the next one away (reported lately, not
-    draining).
+def unfinished(connection: Connection, host: str, organizations: Sequence[int] = ()) -> list[tuple[RunIdentity, bool]]:
+    """The runs of this host that have not ended, each with whether it keeps the next one away: it reported lately, is
+    not draining, and works for all `organizations` that the next one is for (none named: for all there are).
     """
     recent = now(connection) - timedelta(seconds=BUSY_SECONDS)
     found = connection.execute(select(runs).where(runs.c.host == host, runs.c.finished_at.is_(None)))
-    return [(_identity(row), row.draining_at is None and row.reported_at > recent) for row in found]
+    return [
+        (_identity(row), row.draining_at is None and row.reported_at > recent and _works_for(row, organizations))
+        for row in found
+    ]
+
+
+def _works_for(row: Any, organizations: Sequence[int]) -> bool:
+    """Whether the run does all that one for `organizations` would do."""
+    theirs = (row.counts or {}).get("organizations")
+    return not theirs or (bool(organizations) and set(organizations) <= set(theirs))
 
 
 def _identity(row: Any) -> RunIdentity:
@@ -117,6 +126,12 @@ def _end_leases(connection: Connection, theirs: ColumnElement[bool], moment: dat
     return len(found)
 
 
+def note_idle(connection: Connection, identity: RunIdentity, counts: dict[str, Any]) -> None:
+    """Note a run for some organizations alone that found nothing of theirs, while others have open batches."""
+    start(connection, identity, counts)
+    finish(connection, identity.run_id, "idle", counts)
+
+
 def report(connection: Connection, run_id: str, counts: dict[str, Any]) -> None:
     """Note that the run lives, and how far it is."""
     connection.execute(update(runs).where(runs.c.id == run_id).values(reported_at=now(connection), counts=counts))
@@ -145,10 +160,16 @@ def latest(connection: Connection) -> datetime | None:
     return moment
 
 
-def anything_open(connection: Connection, statuses: Sequence[str]) -> bool:
-    """Whether a tick has anything to look at: a batch of ours that is not closed, or one that we have not seen."""
+def anything_open(connection: Connection, statuses: Sequence[str], organizations: Sequence[int] = ()) -> bool:
+    """Whether a tick has anything to look at: a batch of ours that is not closed, or one that we have not seen.
+
+    `organizations`: of one of these, none named: of any.
+    """
     ours = exists().where(batches.c.closed_at.is_(None))
-    return bool(connection.execute(select(or_(ours, exists(undiscovered_batches(statuses))))).scalar_one())
+    if organizations:
+        ours = ours.where(batches.c.organization_id.in_(organizations))
+    unseen = exists(undiscovered_batches(statuses, organizations))
+    return bool(connection.execute(select(or_(ours, unseen))).scalar_one())
 
 
 def undiscovered_batches(statuses: Sequence[str], organizations: Sequence[int] = ()) -> Select[Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gepp_audit.database.engine import Database
     from gepp_audit.provider.openai_client import OpenAIClient
+    from gepp_audit.queue.inspecting import Question
 
 
 def run_options(
@@ -79,6 +80,20 @@ def price_of(settings: Settings) -> Callable[[int, int], Decimal | None]:
 
     overrides = None if settings.prices is None else pricing.parse_overrides(settings.prices)
     return lambda read, written: pricing.most(settings.model, read, written, overrides)
+
+
+def question(settings: Settings, *, older_than: int, ids: Sequence[int] = ()) -> Question:
+    """What `stuck` asks under these settings. OperatorError: prices that cannot be read."""
+    from gepp_audit.queue.inspecting import Question
+
+    return Question(
+        older_than=older_than,
+        batch_statuses=settings.batch_statuses,
+        ids=tuple(ids),
+        host=settings.host,
+        most_output=settings.max_completion_tokens,
+        price=price_of(settings),
+    )
 
 
 @contextlib.contextmanager

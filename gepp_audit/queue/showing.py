@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from gepp_audit.database import calls_made, history, verdicts
 from gepp_audit.database.calls_made import CallMade, TransactionNow
 from gepp_audit.database.engine import Database
-from gepp_audit.database.history import BatchFilter, BatchLine, Spent
+from gepp_audit.database.history import BatchFilter, BatchLine, Spent, StoredBatch
 from gepp_audit.database.platform import detect
 from gepp_audit.database.verdicts import TransactionLine
 from gepp_audit.errors import OperatorError
@@ -112,6 +112,19 @@ def list_batches(database: Database, most: int, wanted: BatchFilter | None = Non
 
     found = database.read(read)
     return BatchList(batches=tuple(found[:most]), more=len(found) > most)
+
+
+def history_page(
+    database: Database, organization_id: int, *, page: int, size: int, status: str | None = None
+) -> tuple[tuple[StoredBatch, ...], int]:
+    """Page `page` (from 1) of the organization's batches, newest first, `size` a page; and how many there are in all.
+
+    `status`: in this one alone; deleted ones only where theirs is asked for.
+    """
+    statuses = () if status is None else (status,)
+    wanted = BatchFilter(organizations=(organization_id,), statuses=statuses, withdrawn=False)
+    found, total = database.read(lambda connection: history.page(connection, (page - 1) * size, size, wanted))
+    return tuple(found), total
 
 
 def show_batch(

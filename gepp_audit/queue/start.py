@@ -42,7 +42,10 @@ def process_queue(
         _require(database, options.organizations)
     identity = liveness.identify(options.host, options.sandbox)
     summary = Summary(run_id=identity.run_id, organizations=tuple(options.organizations))
-    is_open, old_rows = database.read(lambda connection: _look(connection, options.batch_statuses))
+    is_open, others, old_rows = database.read(lambda connection: _look(connection, options))
+    if others:
+        database.write(lambda connection: runs.note_idle(connection, identity, summary.as_stored()))
+        return summary
     if not is_open:
         database.write(lambda connection: runs.tick(connection, identity))
         if old_rows:
@@ -89,10 +92,15 @@ def _require(database: Database, organizations: tuple[int, ...]) -> None:
     database.read(lambda connection: require_organizations(connection, organizations))
 
 
-def _look(connection: Connection, statuses: tuple[str, ...]) -> tuple[bool, bool]:
-    """Whether there is anything to work on, and, where not, whether there are old rows to prune."""
-    is_open = runs.anything_open(connection, statuses)
-    return is_open, not is_open and retention.due(connection, statuses)
+def _look(connection: Connection, options: RunOptions) -> tuple[bool, bool, bool]:
+    """Whether there is anything to work on; where not, whether others have work, and else whether there are old rows to
+    prune.
+    """
+    statuses = options.batch_statuses
+    if runs.anything_open(connection, statuses, options.organizations):
+        return True, False, False
+    others = bool(options.organizations) and runs.anything_open(connection, statuses)
+    return False, others, not others and retention.due(connection, statuses)
 
 
 def begin(
@@ -100,11 +108,14 @@ def begin(
 ) -> tuple[str | None, list[str], int]:
     """Note this run, and bury those of this host whose process is gone.
 
-    `in_sandbox`: the host is the sandbox alone, and in one process of it one run follows the other; see `liveness`.
+    A run for some organizations alone keeps away only those that would do nothing else: the others' work must not wait
+    for it. `in_sandbox`: the host is the sandbox alone, and in one process of it one run follows the other; see
+    `liveness`.
+
     Returns the run that keeps this one away, the buried ones, and how many calls those had in flight.
     """
     limits.lock(connection)
-    found = runs.unfinished(connection, identity.host)
+    found = runs.unfinished(connection, identity.host, summary.organizations)
     # this one is among them where the first try was committed and only its reply lost
     others = [(other, away) for other, away in found if other.run_id != identity.run_id]
     known = len(others) < len(found)

@@ -1,4 +1,5 @@
-"""How a run is told to stop: by a signal, by its time, or by a refusing provider.
+"""How a run is told to stop: by a signal, its own or that of the server it works in, by its time, or by a refusing
+provider.
 
 The first SIGTERM or SIGINT stops the claiming; what is paid for is waited for, at most `GRACE_SECONDS`. The second one
 leaves at once: whatever was in flight is seen to be gone by the next run of this host, or ends with its lease.
@@ -37,6 +38,16 @@ class Stop:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
 
+    def request(self, number: int = signal.SIGTERM) -> None:
+        """Stop as for the signal `number`, which somebody else received. For other threads and for signal handlers."""
+        if self.signal is not None:
+            return
+        self._since = time.monotonic()
+        self.signal = number
+        self._arrived.put(None)
+        if self._wake is not None:
+            self._wake()
+
     def wake_with(self, wake: Callable[[], None]) -> None:
         """What interrupts the run where it waits."""
         self._wake = wake
@@ -48,11 +59,7 @@ class Stop:
         _tell(
             f"Stopping: answers that are paid for are waited for, {GRACE_SECONDS:.0f} s at most; again leaves at once."
         )
-        self.signal = number
-        self._since = time.monotonic()
-        self._arrived.put(None)
-        if self._wake is not None:
-            self._wake()
+        self.request(number)
 
     def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until a signal arrives."""

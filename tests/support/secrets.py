@@ -11,10 +11,12 @@ from typing import Final
 
 TEST_API_KEY: Final = "sk-test-3f9c71KEYmustNEVERappear"
 TEST_DB_PASSWORD: Final = "pw-8d2e46PASSWORDmustNEVERappear"
+TEST_JWT_SECRET: Final = "jwt-5b7a09SIGNINGsecretMUSTneverAPPEAR-long-enough-for-the-longest-hash"
 
 _SECRETS: Final = {
     "the API key": TEST_API_KEY.encode(),
     "the database password": TEST_DB_PASSWORD.encode(),
+    "the secret that signs tokens": TEST_JWT_SECRET.encode(),
 }
 _CHUNK: Final = 1 << 20
 _OVERLAP: Final = max(len(secret) for secret in _SECRETS.values()) - 1

@@ -112,8 +112,9 @@ def test_an_idle_tick_imports_nothing_that_it_does_not_need(tmp_path: Path) -> N
         "try: main(['process-queue'])\nexcept SystemExit as end: print(end.code)\n"
         "before = set(sys.modules)\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "
-        "{'openai', 'alembic', 'rich', 'structlog', 'asyncio', 'httpx2', 'pydantic', 'boto3', 'botocore'}))\n"
-        "print([name for name in sys.modules if name.startswith('gepp_audit.aws_lambda')])\n"
+        "{'openai', 'alembic', 'rich', 'structlog', 'asyncio', 'httpx2', 'pydantic', 'boto3', 'botocore', 'fastapi',"
+        " 'starlette', 'uvicorn', 'jwt', 'jinja2'}))\n"
+        "print([name for name in sys.modules if name.startswith(('gepp_audit.aws_lambda', 'gepp_audit.web'))])\n"
         "import gepp_audit.aws_lambda\n"
         "print(sorted({'openai', 'alembic', 'boto3', 'botocore', 'click', 'rich'} & set(sys.modules) - before))"
     )

@@ -19,6 +19,7 @@ from tests.support.crontab import new_spool
 from tests.support.platforms import Platform
 from tests.support.processes import ROOT, Programs, Simulator
 from tests.support.queues import BROKEN, CLEAN, SampleQueue, connect
+from tests.support.web import serving
 
 SCHEMAS = ROOT / "docs" / "schemas"
 
@@ -72,14 +73,14 @@ class Recorder:
     """Runs commands with --json, and checks each answer."""
 
     def __init__(self, programs: Programs) -> None:
-        self._programs = programs
+        self.programs = programs
         #: the variants of its schema that a command's answers were
         self.seen: dict[str, set[int]] = defaultdict(set)
         self.problems: list[str] = []
 
     def __call__(self, *args: str, error: bool = False, **environ: str) -> Any:
         """Run it; `error`: it is expected that it cannot."""
-        done = self._programs.run(*args, "--json", environ=environ)
+        done = self.programs.run(*args, "--json", environ=environ)
         return self.check("error" if error else args[0], args, done.json())
 
     def check(self, name: str, args: tuple[str, ...], value: Any) -> Any:
@@ -171,6 +172,8 @@ def _around(told: Recorder, tmp_path: Path) -> None:
     told("man")
     told("init-db", DATABASE_URL=f"sqlite:///{tmp_path}/new.db")
     told("import", str(ROOT / "samples" / "sample.json"), DATABASE_URL=f"sqlite:///{tmp_path}/new.db")
+    with serving(told.programs, "--dev", environ={}) as server:
+        told.check("serve", ("serve",), json.loads(server.process.stdout))
     spool = new_spool(tmp_path)
     (spool.folder / ".env").write_text("# cron's settings\n", encoding="utf-8")
     for args in (("crontab",), ("crontab", "--install"), ("crontab", "--remove")):

@@ -36,8 +36,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-    sources = {str(path.relative_to(ROOT)) for path in SOURCES.rglob("*.py")}
-    assert packed == sources
+    pages = SOURCES / "web" / "pages"
+    files = [*SOURCES.rglob("*.py"), *(pages / "static").iterdir(), *(pages / "templates").iterdir()]
+    assert packed == {str(path.relative_to(ROOT)) for path in files}
 
 
 def test_the_wheel_alone_makes_a_database(wheel: Path, programs: Programs, tmp_path: Path) -> None:

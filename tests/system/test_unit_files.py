@@ -40,33 +40,35 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def units(tmp_path: Path) -> tuple[Path, Path]:
-    """The units with this machine's program."""
+def units(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """The units with this machine's program: the timer, its service, the server."""
     program = Path(sys.executable).with_name("gepp-audit")
     for unit in SYSTEMD.iterdir():
         text = unit.read_text(encoding="utf-8")
         (tmp_path / unit.name).write_text(text.replace("/opt/gepp-audit/.venv/bin/gepp-audit", str(program)))
-    return tmp_path / "gepp-audit.timer", tmp_path / "gepp-audit.service"
+    return tmp_path / "gepp-audit.timer", tmp_path / "gepp-audit.service", tmp_path / "gepp-audit-web.service"
 
 
-def test_systemd_takes_the_units_without_a_word(units: tuple[Path, Path]) -> None:
+def test_systemd_takes_the_units_without_a_word(units: tuple[Path, Path, Path]) -> None:
     done = run("systemd-analyze", "verify", "--man=no", *units)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_mistake_in_a_unit_is_found(units: tuple[Path, Path]) -> None:
-    timer, service = units
+def test_a_mistake_in_a_unit_is_found(units: tuple[Path, Path, Path]) -> None:
+    timer, service, _ = units
     service.write_text(service.read_text().replace("NoNewPrivileges", "NoNewPrivilege"))
     assert "'NoNewPrivilege'" in run("systemd-analyze", "verify", "--man=no", timer, service).stderr
 
 
-def test_the_service_is_shut_in(units: tuple[Path, Path]) -> None:
-    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={MOST_EXPOSED}", units[1])
-    assert done.returncode == 0, done.stdout.splitlines()[-1]
+def test_the_services_are_shut_in(units: tuple[Path, Path, Path]) -> None:
+    for unit in units[1:]:
+        done = run("systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={MOST_EXPOSED}", unit)
+        assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 
-def test_the_service_is_not_roots_and_reads_the_env_file_itself() -> None:
-    text = (SYSTEMD / "gepp-audit.service").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["gepp-audit.service", "gepp-audit-web.service"])
+def test_a_service_is_not_roots_and_reads_the_env_file_itself(name: str) -> None:
+    text = (SYSTEMD / name).read_text(encoding="utf-8")
     assert re.search(r"^User=(?!root$)\S+$", text, re.MULTILINE)
     assert "--env-file /etc/gepp-audit.env" in text
     assert not re.search(r"^Environment", text, re.MULTILINE)

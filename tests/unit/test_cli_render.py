@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gepp_audit.cli.render import Result, Table, emit, error_text, moment
+from gepp_audit.cli.render import Result, Table, emit, error_text
+from gepp_audit.plain_text import moment
 
 
 class Terminal(io.StringIO):

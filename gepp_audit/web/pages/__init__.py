@@ -1,0 +1,1 @@
+"""The Audit History page, rendered here."""

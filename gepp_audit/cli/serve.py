@@ -13,7 +13,7 @@ from gepp_audit.cli.render import Result, emit, error_text
 from gepp_audit.errors import OperatorError
 
 #: what the extra [web] installs, by the names under which it is imported
-_EXTRA: Final = ("fastapi", "starlette", "uvicorn", "jwt", "jinja2", "python_multipart")
+_EXTRA: Final = ("fastapi", "starlette", "uvicorn", "jwt", "jinja2")
 
 
 @click.command("serve")

@@ -23,7 +23,7 @@ from gepp_audit.database.types import JsonValue
 from gepp_audit.model import ItemState, VerdictStatus
 
 #: statuses that the platform gives to batches which it also marks as deleted
-_DELETED: Final = ("cancelled", "undone")
+_DELETED: Final = frozenset({"cancelled", "undone"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

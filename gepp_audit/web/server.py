@@ -61,6 +61,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=not dev,
+                forwarded_allow_ips=["127.0.0.1", "::1"],
                 limit_concurrency=_CONNECTIONS,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=_GRACE,

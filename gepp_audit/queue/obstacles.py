@@ -17,6 +17,7 @@ from gepp_audit.database import limits, windows
 from gepp_audit.database.items import OpenBatch
 from gepp_audit.database.limits import Gate
 from gepp_audit.database.spending import day_ends
+from gepp_audit.plain_text import moment as moment_text
 from gepp_audit.queue import remedies
 from gepp_audit.queue.holding import Hold, Limit, in_words
 from gepp_audit.queue.standing import Standing, look, reservation
@@ -41,7 +42,7 @@ class Obstacle:
         return {
             "reason": self.reason,
             "organization_id": self.organization_id,
-            "clears_at": self.clears_at,
+            "clears_at": None if self.clears_at is None else moment_text(self.clears_at),
             "message": self.message,
         }
 

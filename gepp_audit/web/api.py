@@ -214,8 +214,13 @@ def _counts(summary: Summary | None, finished: bool) -> dict[str, Any]:
         "failed_batches": failed,
         "total_batches": completed + failed + left,
         "finished": finished,
-        "run": None if summary is None else summary.as_json(),
+        "run": None if summary is None else _told(summary),
     }
+
+
+def _told(summary: Summary) -> dict[str, Any]:
+    """The run without what held it: that may quote the provider, and tells of everybody's limits."""
+    return {name: value for name, value in summary.as_json().items() if name != "held"}
 
 
 def _in_words(summary: Summary | None, finished: bool) -> str:

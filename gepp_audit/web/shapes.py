@@ -102,7 +102,7 @@ class RunTransactions(Shape):
 
 
 class Run(Shape):
-    """What a run did; the same as `gepp-audit process-queue --json` tells."""
+    """What a run did; the same as `gepp-audit process-queue --json` tells, less what held it."""
 
     run_id: str
     outcome: Literal["idle", "busy", "processed", "interrupted", "blocked"]

@@ -320,7 +320,7 @@ def test_it_says_so_where_the_address_is_none(url: str) -> None:
     assert "there is no address 'no such host'" in refused.message
 
 
-@pytest.mark.parametrize("missing", ["fastapi", "python_multipart"])
+@pytest.mark.parametrize("missing", ["fastapi"])
 def test_without_its_extra_it_says_how_to_install_it(programs: Programs, tmp_path: Path, missing: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
     done = programs.run(

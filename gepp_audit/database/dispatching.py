@@ -20,15 +20,14 @@ from sqlalchemy import (
     Text,
     bindparam,
     cast,
-    delete,
     insert,
     select,
     update,
 )
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
-from gepp_audit.database.rows import among, among_later, ids_of, kept
-from gepp_audit.database.tables import IS_READY, batches, calls, items
+from gepp_audit.database.rows import among_later, ids_of, kept
+from gepp_audit.database.tables import batches, calls, items
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import Claim, ErrorCode, ItemState
 
@@ -102,9 +101,7 @@ def dispatch(
     terms: CallTerms,
     moment: datetime,
 ) -> list[Claim]:
-    """Run `statement` (of `insert_calls`) with the parameters `wanted`, and mark the items that it picked. Those that
-    somebody else took at this moment lose their ledger row again.
-    """
+    """Run `statement` (of `insert_calls`) with the parameters `wanted`, and mark the items it picked and locked."""
     told = {
         "claim_run_id": terms.run_id,
         "claim_engine": terms.engine,
@@ -119,9 +116,6 @@ def dispatch(
     claimed = connection.execute(
         _mark_calling(connection), ids_of(connection, "claim_calls", call_tokens) | {"claim_lease_until": lease_until}
     ).all()
-    lost = call_tokens.keys() - {row.call_id for row in claimed}
-    if lost:
-        connection.execute(delete(calls).where(among(connection, calls.c.id, lost)))
     return [
         Claim(
             call_id=row.call_id,
@@ -147,7 +141,6 @@ def _mark_calling(connection: Connection) -> ReturningUpdate[Any]:
             among_later(connection, calls.c.id, "claim_calls"),
             items.c.audit_history_id == calls.c.audit_history_id,
             items.c.transaction_id == calls.c.transaction_id,
-            IS_READY,  # asked again under the row's lock: a late answer or a withdrawal may just have taken it
         )
         .values(
             state=ItemState.CALLING.value,

@@ -5,6 +5,7 @@ At the end of a run every captured output and log is searched for the run's secr
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +21,10 @@ from tests.support.platform_schema import VERSIONS, platform_sql
 from tests.support.platforms import Platform
 from tests.support.postgres import PostgresServer, running_server
 from tests.support.processes import Programs, Simulator, running_simulator
+
+# a suite that a shell started in the background would hand an ignored Ctrl-C on to every program it starts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.support.leak_search"]
 

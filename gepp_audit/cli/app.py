@@ -83,14 +83,15 @@ class App:
         """The settings, for commands without such flags."""
         return self._settings if self._settings is not None else self.load()
 
-    def open_database(self) -> Database:
-        """The database of the settings, its schema checked; the caller closes it.
+    def open_database(self, *, patience: float | None = None) -> Database:
+        """The database of the settings, its schema checked; the caller closes it. `patience`: seconds for which one
+        that is out of reach is tried again.
 
         OperatorError: no address, no database, not reachable, or a schema of another version.
         """
         from gepp_audit.queue.configured import database_of
 
-        return database_of(self.settings)
+        return database_of(self.settings, patience=patience)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gepp_audit.queue.mending import GivenUp, Requeued
 
 _ENGINE: Final = "openai"
+#: seconds: a monitor cuts a plugin off after ten, and then nobody reads why it is UNKNOWN
+_PATIENCE: Final = 3.0
 _FORMATS: Final = ("table", "json", "prometheus")
 _FILE_ERROR: Final = "metrics_file"
 
@@ -139,7 +141,7 @@ def _answer(app: App, wanted: _Wanted) -> Result:
     from gepp_audit.queue.inspecting import inspect
 
     question = question_of(app.settings, older_than=wanted.older_than, ids=wanted.ids)
-    database = app.open_database()
+    database = app.open_database(patience=_PATIENCE)
     try:
         report = inspect(database, question)
         if wanted.requeue:

@@ -77,14 +77,14 @@ class Marks:
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileExistsError:
-            return self._again(path, now)
+            return self._again(path)
         try:
             os.utime(handle, (now, now))
         finally:
             os.close(handle)
         return True
 
-    def _again(self, path: Path, now: float) -> bool:
+    def _again(self, path: Path) -> bool:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             try:
@@ -92,6 +92,7 @@ class Marks:
             except BlockingIOError:  # another run decides it at this moment
                 return False
             found = os.fstat(handle)
+            now = self._now()  # read behind the mark: one that was made meanwhile is none of the future
             # a mark of the future is one from before the clock was put right
             if 0 <= now - found.st_mtime < AGAIN_AFTER:
                 return False

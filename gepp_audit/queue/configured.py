@@ -55,8 +55,9 @@ def run_options(
     )
 
 
-def database_of(settings: Settings) -> Database:
-    """The database of the settings, its schema checked; the caller closes it.
+def database_of(settings: Settings, *, patience: float | None = None) -> Database:
+    """The database of the settings, its schema checked; the caller closes it. `patience`: seconds for which a database
+    that is out of reach is tried again; None: the usual ones.
 
     OperatorError: no address, no database, not reachable, or a schema of another version.
     """
@@ -64,6 +65,8 @@ def database_of(settings: Settings) -> Database:
     from gepp_audit.database.migrate import require_schema
 
     database = open_database(settings.require_database_url())
+    if patience is not None:
+        database.patience = patience
     try:
         require_schema(database)
     except BaseException:

@@ -175,8 +175,9 @@ def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:
         given["cost_per_day"] = given["cost_per_day"].quantize(_CENT, rounding=ROUND_DOWN)
         wrong += ["--cost-per-day"] if not given["cost_per_day"] and "--cost-per-day" not in wrong else []
     if wrong:
+        least = f" ({_CENT} USD is the least of --cost-per-day)" if "--cost-per-day" in wrong else ""
         raise OperatorError(
-            f"{' and '.join(wrong)} must be above 0 and not absurdly large.",
+            f"{' and '.join(wrong)} must be above 0 and not absurdly large{least}.",
             fix='To let nothing leave at all, use "gepp-audit pause"; to take limits away, "gepp-audit limits clear".',
             code="limit_value",
             exit_code=2,

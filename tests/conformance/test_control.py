@@ -27,7 +27,7 @@ from tests.support.platforms import Platform
         ({"concurrency": 0}, "limit_value", "--concurrency"),
         ({"calls_per_minute": -3}, "limit_value", "--calls-per-minute"),
         ({"calls_per_minute": 2**31}, "limit_value", "--calls-per-minute"),
-        ({"cost_per_day": Decimal("0.001")}, "limit_value", "--cost-per-day"),
+        ({"cost_per_day": Decimal("0.001")}, "limit_value", "0.01 USD is the least of --cost-per-day"),
         ({"cost_per_day": Decimal("1e13"), "tokens_per_day": 0}, "limit_value", "--tokens-per-day"),
     ],
 )

@@ -236,8 +236,8 @@ def test_a_database_that_goes_down_in_mid_run_fails_the_invocation_in_our_words_
     proxy.close()
     assert invocation.raised() == (
         f"cannot reach the database postgresql://gepp:***@127.0.0.1:{proxy.port}/"
-        f"{queue.platform.database.engine.url.database}: connection refused. Start PostgreSQL or correct DATABASE_URL, "
-        "then run the command again."
+        f"{queue.platform.database.engine.url.database}: connection refused. Start PostgreSQL, or correct "
+        "host and port in DATABASE_URL, then run the command again."
     )
     assert invocation.error is not None
     assert invocation.error["errorType"] == "InvocationFailed"

@@ -239,6 +239,28 @@ def test_a_few_failing_transactions_are_all_that_holds_a_batch_where_nothing_els
     assert diagnosed(batch).cause == Cause.RETRYING
 
 
+def test_failures_that_are_over_do_not_send_to_the_providers_status_page() -> None:
+    over = a_batch(
+        ready=55,
+        failing=55,
+        next_attempt_at=ago(minutes=12),
+        first_failed_at=ago(minutes=13),
+        last_error_code="server_error",
+        settled_lately=45,
+        settled_since=ago(minutes=14),
+        last_settled_at=ago(minutes=1),
+    )
+    assert diagnosed(over).cause == Cause.SLOW
+    # no verdict since, or some of them wait again
+    assert diagnosed(replace(over, last_settled_at=ago(minutes=13))).cause == Cause.RETRYING
+    assert diagnosed(replace(over, waiting=3)).cause == Cause.RETRYING
+
+
+def test_the_command_that_tells_how_far_slow_batches_are_takes_any_number_of_them() -> None:
+    fix = diagnosed(a_batch(settled_lately=3, settled_since=ago(minutes=1))).fix_for(12, 13)
+    assert '"gepp-audit show --status in_progress"' in fix
+
+
 def test_a_provider_that_asked_to_wait_is_retrying() -> None:
     found = diagnosed(a_batch(), a_queue(gates={"global": GateFacts(throttled_until=NOW + timedelta(minutes=3))}))
     assert (found.cause, found.reason) == (Cause.RETRYING, "rate_limited")

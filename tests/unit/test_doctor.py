@@ -112,6 +112,14 @@ def test_an_env_file_that_others_may_read_or_write_is_told(box: Box, mode: int, 
     assert found.fix == (None if status is Status.OK else f"chmod 600 {path}")
 
 
+def test_several_wrong_settings_are_told_in_one_line(tmp_path: Path) -> None:
+    error = OperatorError("2 settings are wrong:\n  X is bad\n  Y is bad", fix="Correct them.", code="wrong_settings")
+    report = examine(Surroundings(error, Machine(root=tmp_path, uid=1, environ={}, running=())))
+    assert not [check.name for check in report.checks if "\n" in check.seen]
+    [settings] = [check for check in report.checks if check.name == "settings"]
+    assert settings.seen == "2 settings are wrong: X is bad; Y is bad"
+
+
 def test_wrong_settings_are_a_finding_and_the_machine_is_looked_at_all_the_same(tmp_path: Path) -> None:
     error = OperatorError("a setting is wrong: X.", fix="Correct it.", code="wrong_settings")
     report = examine(Surroundings(error, Machine(root=tmp_path, uid=1, environ={}, running=(CRON,))))

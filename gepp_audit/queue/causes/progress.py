@@ -7,7 +7,7 @@ from typing import Final
 
 from gepp_audit.model import ErrorCode
 from gepp_audit.queue import remedies
-from gepp_audit.queue.causes.case import GO_ON, GRACE, IDS, RUN_NOW, Case, Cause, Diagnosis
+from gepp_audit.queue.causes.case import GO_ON, GRACE, RUN_NOW, Case, Cause, Diagnosis
 from gepp_audit.queue.wording import ago, counted, moment_in_words, sentence, span
 
 #: an expected end further away than this is none
@@ -17,8 +17,8 @@ _IDLE_RUNS: Final = 3
 #: or one that has been at it for so long
 _IDLE_FOR: Final = timedelta(minutes=5)
 _FASTER: Final = (
-    f'Wait, or raise GEPP_AUDIT_CONCURRENCY if the provider\'s limits allow it; "gepp-audit show {IDS}" tells how far '
-    "it is."
+    "Wait, or raise GEPP_AUDIT_CONCURRENCY if the provider's limits allow it; "
+    '"gepp-audit show --status in_progress" tells how far it is.'
 )
 
 
@@ -30,7 +30,7 @@ def retrying(case: Case) -> Diagnosis | None:
     waits = [case.queue.gate().throttled_until, case.queue.gate(batch.organization_id).throttled_until]
     throttled_until = max((until for until in waits if until is not None and until > case.now), default=None)
     throttled = throttled_until is not None and batch.left > 0
-    failing = batch.failing > 0 and (batch.failing == batch.left or not batch.settled_lately)
+    failing = batch.failing > 0 and (batch.failing == batch.left or not batch.settled_lately) and not _over(case)
     if not throttled and not failing:
         return None
     told: list[str] = []
@@ -56,6 +56,14 @@ def retrying(case: Case) -> Diagnosis | None:
         fix=f"{remedies.of_failure(code)}; to try at once, run {GO_ON}.",
         clears_at=due if due is not None and due > case.now else None,
     )
+
+
+def _over(case: Case) -> bool:
+    """The provider answers again: the wait of the failing ones has ended, and verdicts arrived since."""
+    batch = case.batch
+    if batch.last_settled_at is None or batch.next_attempt_at is None or not batch.settled_lately:
+        return False
+    return not batch.waiting and batch.last_settled_at > batch.next_attempt_at
 
 
 def moving(case: Case) -> Diagnosis | None:

@@ -52,12 +52,18 @@ def warning(seen: str, fix: str) -> Finding:
 
 def critical(seen: str, fix: str) -> Finding:
     """The queue cannot work like this, or does harm."""
-    return Finding(status=Status.CRITICAL, seen=seen, fix=fix)
+    return Finding(status=Status.CRITICAL, seen=_one_line(seen), fix=fix)
 
 
 def unknown(seen: str, fix: str) -> Finding:
     """It could not be looked at."""
-    return Finding(status=Status.UNKNOWN, seen=seen, fix=fix)
+    return Finding(status=Status.UNKNOWN, seen=_one_line(seen), fix=fix)
+
+
+def _one_line(seen: str) -> str:
+    """An error may name several things, a line each; in a table's cell a line break would be shown as \\n."""
+    first, *more = (line.strip() for line in seen.splitlines() if line.strip())
+    return f"{first} {'; '.join(more)}" if more else first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from gepp_audit import logs
 from gepp_audit.cli.mail import COMMAND, Mail
@@ -14,6 +14,11 @@ from gepp_audit.settings import Settings, load
 
 if TYPE_CHECKING:
     from gepp_audit.database.engine import Database
+
+
+#: seconds for which commands that only read try a database that is out of reach: a monitor cuts its plugin off after
+#: ten, and a person at a terminal wants to know
+READING_PATIENCE: Final = 3.0
 
 
 class App:

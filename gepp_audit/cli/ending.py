@@ -8,6 +8,7 @@ traceback, without local variables, comes with -v and in the log file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -25,6 +26,10 @@ from gepp_audit.tracebacks import format_traceback
 
 _UNKNOWN: Final = 3
 _INTERRUPTED: Final = 130
+
+
+#: a write that names no file went to stdout or stderr
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_to_exit_code(app: App, invoke: Callable[[], Any]) -> int:
@@ -103,6 +108,12 @@ def in_words(error: Exception) -> OperatorError:
     """An error as an operator reads it. One that nobody thought of may quote anything, so its message is not shown."""
     if isinstance(error, OperatorError):
         return error
+    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+        return OperatorError(
+            f"the output could not be written: {error.strerror}.",
+            fix="Free some space where it goes, then run the command again.",
+            code="output",
+        )
     if isinstance(error, OSError) and error.strerror:
         return OperatorError(
             f"the system refused something: {error.strerror}.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gepp_audit.cli.app import App
+from gepp_audit.cli.app import READING_PATIENCE, App
 from gepp_audit.cli.moments import MOMENT
 from gepp_audit.cli.options import COUNT, ID, json_option, organizations_option
 from gepp_audit.cli.render import Result, error_text
@@ -70,7 +70,7 @@ def show(
         raise click.UsageError("--status and --since choose batches: leave them out, or leave out BATCH.")
     if batch is None and of_batch:
         raise click.UsageError("--verdict, --failed and --rule choose transactions of a batch: give BATCH.")
-    database = app.open_database()
+    database = app.open_database(patience=READING_PATIENCE)
     try:
         if transaction is not None:
             fields = app.settings.send_fields if prompt else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from gepp_audit import logs
-from gepp_audit.cli.app import App
+from gepp_audit.cli.app import READING_PATIENCE, App
 from gepp_audit.cli.calling import result_as_called
 from gepp_audit.cli.confirming import confirm, require_answer
 from gepp_audit.cli.options import DURATION, ID, json_option
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from gepp_audit.queue.mending import GivenUp, Requeued
 
 _ENGINE: Final = "openai"
-#: seconds: a monitor cuts a plugin off after ten, and then nobody reads why it is UNKNOWN
-_PATIENCE: Final = 3.0
 _FORMATS: Final = ("table", "json", "prometheus")
 _FILE_ERROR: Final = "metrics_file"
 
@@ -141,7 +139,7 @@ def _answer(app: App, wanted: _Wanted) -> Result:
     from gepp_audit.queue.inspecting import inspect
 
     question = question_of(app.settings, older_than=wanted.older_than, ids=wanted.ids)
-    database = app.open_database(patience=_PATIENCE)
+    database = app.open_database(patience=READING_PATIENCE)
     try:
         report = inspect(database, question)
         if wanted.requeue:
@@ -264,6 +262,8 @@ def _say_requeued(done: Requeued, report: Report) -> list[str]:
     from gepp_audit.queue.wording import capital, counted
 
     told = [f"{capital(_named(report))}: {counted(done.made_due, 'waiting transaction')} may be asked now."]
+    if not done.made_due:
+        told = [f"{capital(_named(report))}: all that waits may be asked already."]
     if done.freed:
         told.append(f"{counted(done.freed, 'call')} of runs that are gone may be made again.")
     if done.gate_hastened:

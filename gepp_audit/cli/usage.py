@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gepp_audit.cli.app import App
+from gepp_audit.cli.app import READING_PATIENCE, App
 from gepp_audit.cli.figures import short_count, short_money
 from gepp_audit.cli.moments import DAY
 from gepp_audit.cli.options import COUNT, json_option, organizations_option
@@ -52,7 +52,7 @@ def usage(
     from gepp_audit.database.usage import By
     from gepp_audit.queue.usage import usage as sum_up
 
-    database = app.open_database()
+    database = app.open_database(patience=READING_PATIENCE)
     try:
         report = sum_up(database, By(by), since=since, until=until, organizations=organizations)
     finally:

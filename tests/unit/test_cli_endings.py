@@ -112,6 +112,11 @@ def test_a_full_disk_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("Error: the system refused something: No space left on device.")
 
 
+def test_output_that_finds_no_room_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_to_exit_code(App(), raising(OSError(28, "No space left on device"))) == 1
+    assert capsys.readouterr().err.startswith("Error: the output could not be written: No space left on device.")
+
+
 def test_an_interrupt_is_130() -> None:
     aborted = click.Abort()
     aborted.__cause__ = KeyboardInterrupt()

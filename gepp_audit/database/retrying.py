@@ -280,7 +280,11 @@ def _of(row: Any) -> Found:
 
 
 def _failed_items(connection: Connection, platform: Platform, scope: Scope, after: int) -> Select[Any]:
-    """Driven by the failed items, which are few and indexed."""
+    """Driven by the failed items, which are few and indexed.
+
+    An item says whose the transaction was; whose it is now, the platform says: one that was moved since is not asked
+    again for those whom it has left, nor by them for those who have it.
+    """
     ours = [state_is(ItemState.FAILED), items.c.transaction_id > after]
     if scope.batch is not None:
         ours.append(items.c.audit_history_id == scope.batch)
@@ -291,9 +295,8 @@ def _failed_items(connection: Connection, platform: Platform, scope: Scope, afte
     some = select(items.c.transaction_id).where(*ours).distinct().order_by(items.c.transaction_id).limit(PAGE)
     ids = some.subquery("some")
     statement = _found(platform, literal(True)).add_columns(ids.c.transaction_id.label("place"), null().label("note"))
-    return statement.select_from(ids.outerjoin(transactions, transactions.c.id == ids.c.transaction_id)).order_by(
-        ids.c.transaction_id
-    )
+    theirs = and_(transactions.c.id == ids.c.transaction_id, *_owned(scope))
+    return statement.select_from(ids.outerjoin(transactions, theirs)).order_by(ids.c.transaction_id)
 
 
 def _labelled(connection: Connection, platform: Platform, scope: Scope, label: str, after: int) -> Select[Any]:
@@ -309,13 +312,22 @@ def _page(statement: Select[Any], after: int) -> Select[Any]:
 def _within(connection: Connection, statement: Select[Any], scope: Scope) -> Select[Any]:
     if scope.batch is not None:
         listed = listed_ids(connection, scope.batch)
-        owner = select(history.c.organization_id).where(history.c.id == scope.batch).scalar_subquery()
-        statement = statement.where(transactions.c.id.in_(select(listed.c.id)), transactions.c.organization_id == owner)
-    if scope.organizations:
-        statement = statement.where(transactions.c.organization_id.in_(scope.organizations))
+        statement = statement.where(transactions.c.id.in_(select(listed.c.id)))
+    statement = statement.where(*_owned(scope))
     if scope.transactions:
         statement = statement.where(among(connection, transactions.c.id, scope.transactions))
     return statement
+
+
+def _owned(scope: Scope) -> list[ColumnElement[bool]]:
+    """The conditions that a transaction is, now, of the batch's organization and of one of those that are named."""
+    conditions: list[ColumnElement[bool]] = []
+    if scope.batch is not None:
+        owner = select(history.c.organization_id).where(history.c.id == scope.batch).scalar_subquery()
+        conditions.append(transactions.c.organization_id == owner)
+    if scope.organizations:
+        conditions.append(transactions.c.organization_id.in_(scope.organizations))
+    return conditions
 
 
 def _has_trigger(connection: Connection, triggers: Any, rule_id: str) -> ColumnElement[bool]:

@@ -1,7 +1,9 @@
 """Who this process is, and whether another process of this host is gone.
 
 A pid alone is reused; together with its start time it names one process, inside one pid namespace of one boot. Two
-containers that share a host name differ in the namespace, and then nothing is said.
+containers that share a host name differ in the namespace, and then nothing is said. Nor is anything of a process of
+another user that /proc hides (its option `hidepid`, `ProtectProc=` of a systemd unit): the kernel still tells that
+there is one.
 
 The machines in which a cloud runs functions may be copies of one picture: alike in name, boot id, namespace and even
 pids. There whoever starts the run names its *sandbox*, which then belongs to the namespace, so that sandboxes are to
@@ -22,6 +24,7 @@ from gepp_audit.model import RunIdentity
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
+_PROC: Final = Path("/proc")
 
 
 def identify(host: str | None, sandbox: str | None = None) -> RunIdentity:
@@ -43,7 +46,20 @@ def is_gone(other: RunIdentity, here: RunIdentity) -> bool:
     if not same_place(other, here) or not other.boot_id:
         return False
     started_at = _started_at(other.pid)
-    return started_at is None or started_at != other.pid_started_at
+    if started_at is None:
+        return not _is_hidden(other.pid)
+    return started_at != other.pid_started_at
+
+
+def _is_hidden(pid: int) -> bool:
+    """There is such a process, it is another user's, and /proc may not show it: kill(2) with signal 0 tells."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return False  # ours, which /proc shows: a corpse
 
 
 def same_place(other: RunIdentity, here: RunIdentity) -> bool:
@@ -81,7 +97,7 @@ def _started_at(pid: int) -> float | None:
     if not _BOOT_ID.exists():
         return _started_at_by_psutil(pid)
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (_PROC / f"{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in ("Z", "X") else float(fields[19])

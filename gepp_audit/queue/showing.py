@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from gepp_audit.database import calls_made, history, verdicts
+from gepp_audit.database import batches, calls_made, history, verdicts
 from gepp_audit.database.calls_made import CallMade, TransactionNow
 from gepp_audit.database.engine import Database
 from gepp_audit.database.history import BatchFilter, BatchLine, Spent, StoredBatch
@@ -125,6 +125,11 @@ def history_page(
     wanted = BatchFilter(organizations=(organization_id,), statuses=statuses, withdrawn=False)
     found, total = database.read(lambda connection: history.page(connection, (page - 1) * size, size, wanted))
     return tuple(found), total
+
+
+def count_in_work(database: Database, organization_id: int) -> int:
+    """How many batches of the organization runs have taken up and not ended."""
+    return database.read(lambda connection: batches.count_open(connection, (organization_id,)))
 
 
 def show_batch(

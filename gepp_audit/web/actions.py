@@ -70,6 +70,11 @@ def process(state: WebState, caller: Caller, seconds: float | None) -> Backgroun
     return state.runs.start(caller.organization_id, seconds)
 
 
+def open_batches(state: WebState, caller: Caller) -> int:
+    """How many batches of the caller's organization runs have taken up and not ended."""
+    return showing.count_in_work(state.database, caller.organization_id)
+
+
 def _process_soon(state: WebState, caller: Caller) -> None:
     """Where the settings say so, process what was just queued. A run that is at work finds it by itself."""
     if not state.settings.process_on_start:

@@ -191,31 +191,39 @@ async def process_queue(
     run = await run_in_threadpool(actions.process, state_of(request), caller, max_seconds)
     await run.wait(max_seconds)
     state_of(request).glimpses.forget(caller.organization_id)
-    return _processed(run)
+    if run.ended.done():
+        return _at_its_end(run.ended.result())
+    left = await run_in_threadpool(actions.open_batches, state_of(request), caller)
+    return _under_way(run, left)
 
 
-def _processed(run: BackgroundRun) -> Answer:
-    """What a run did so far, or at its end; the provider's refusal and any error are told as such."""
-    finished = run.ended.done()
-    summary = run.ended.result() if finished else run.so_far
-    data = _counts(summary, finished)
-    if summary is not None and summary.outcome is Outcome.BLOCKED:
+def _under_way(run: BackgroundRun, left: int) -> Answer:
+    """What a run did so far; `left`: batches that are in work. What a run knows at its end alone is not told yet."""
+    summary = run.so_far
+    if summary is None:
+        return done(_counts(0, 0, left) | {"finished": False, "run": None}, "The run begins.")
+    completed, failed = summary.batches_completed, len(summary.failed_batches)
+    told = _told(summary) | {
+        "outcome": None,
+        "batches": {"completed": completed, "failed": failed, "in_progress": left},
+        "seconds": round(run.seconds, 3),
+    }
+    data = _counts(completed, failed, left) | {"finished": False, "run": told}
+    return done(data, f"{_verdicts(summary)} The run goes on with what it has asked.")
+
+
+def _at_its_end(summary: Summary) -> Answer:
+    """What a run did; the provider's refusal is told as such."""
+    data = _counts(summary.batches_completed, len(summary.failed_batches), summary.batches_in_progress)
+    data |= {"finished": True, "run": _told(summary)}
+    if summary.outcome is Outcome.BLOCKED:
         message = "The provider refuses all calls at this moment; the service's operator finds the reason with “stuck”."
         raise Refusal(Failure(status=503, code=str(summary.block_reason), message=message, data=data))
-    return done(data, _in_words(summary, finished))
+    return done(data, _in_words(summary))
 
 
-def _counts(summary: Summary | None, finished: bool) -> dict[str, Any]:
-    completed = 0 if summary is None else summary.batches_completed
-    failed = 0 if summary is None else len(summary.failed_batches)
-    left = 0 if summary is None else summary.batches_in_progress
-    return {
-        "processed_batches": completed,
-        "failed_batches": failed,
-        "total_batches": completed + failed + left,
-        "finished": finished,
-        "run": None if summary is None else _told(summary),
-    }
+def _counts(completed: int, failed: int, left: int) -> dict[str, Any]:
+    return {"processed_batches": completed, "failed_batches": failed, "total_batches": completed + failed + left}
 
 
 def _told(summary: Summary) -> dict[str, Any]:
@@ -223,16 +231,17 @@ def _told(summary: Summary) -> dict[str, Any]:
     return {name: value for name, value in summary.as_json().items() if name != "held"}
 
 
-def _in_words(summary: Summary | None, finished: bool) -> str:
-    if summary is None:
-        return "The run begins; its batches tell how far it is."
-    if summary.outcome is Outcome.IDLE and finished:
+def _in_words(summary: Summary) -> str:
+    if summary.outcome is Outcome.IDLE:
         return "Nothing is queued."
     if summary.outcome is Outcome.BUSY:
         return "Another run is at work on this queue; it does what there is to do."
+    return _verdicts(summary)
+
+
+def _verdicts(summary: Summary) -> str:
     told = f"{summary.approved} approved, {summary.rejected} rejected, {summary.undecided} undecided, "
-    told += f"{summary.failed} failed."
-    return told if finished else f"{told} The run goes on with what it has asked."
+    return f"{told}{summary.failed} failed."
 
 
 def _history_row(stored: StoredBatch) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from gepp_audit.web.probes import router as probes
 from gepp_audit.web.state import WebState
 from gepp_audit.web.surroundings import Surroundings
 
-#: threads that work on requests: as many as the pool of the database has connections
+#: threads that work on requests: no more than the pool of the database has connections
 _THREADS: Final = 10
 _FOR_PROGRAMS: Final = ("/api/", "/healthz", "/readyz", "/metrics", "/openapi.json")
 
@@ -47,6 +47,7 @@ def create_app(settings: Settings, *, dev: bool = False) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # it would load a script from a foreign host
         redoc_url=None,
+        redirect_slashes=False,  # it would lead to whatever host the request names
     )
     app.state.gepp_audit = state
     for kind in (OperatorError, Refusal, RequestValidationError, HTTPException):

@@ -1,5 +1,6 @@
-"""Answers that many people read at the same moment, made once for all of them: a page that shows progress asks every
-second, and the queue needs the database for its work.
+"""Answers of the API that many people read at the same moment, made once for all of them: a frontend that shows
+progress asks again and again, and the queue needs the database for its work. Our own pages are made for one visitor
+each, and are not among them.
 
 An answer is at most a second old. Whoever does something through this server sees it in the next answer: `forget` is
 called with each action.

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_all
 from dataclasses import replace
@@ -47,12 +48,18 @@ class BackgroundRun:
         self.ended: Future[Summary] = Future()
         self._settings = settings
         self._seconds = seconds
+        self._began = time.monotonic()
         self._seen: Summary | None = None
 
     @property
     def so_far(self) -> Summary | None:
         """What it has done up to now; None: it has not begun to."""
         return self._seen
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self._began
 
     async def wait(self, seconds: float) -> None:
         """Wait for its end, at most `seconds`; it goes on all the same."""

@@ -105,7 +105,8 @@ class Run(Shape):
     """What a run did; the same as `gepp-audit process-queue --json` tells, less what held it."""
 
     run_id: str
-    outcome: Literal["idle", "busy", "processed", "interrupted", "blocked"]
+    #: null: it is under way, so its counts are those up to now
+    outcome: Literal["idle", "busy", "processed", "interrupted", "blocked"] | None
     batches: RunBatches
     transactions: RunTransactions
     calls: _Count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
 from fastapi import Request
@@ -33,15 +32,13 @@ class WebState:
         self.queue_figures = QueueFigures()
         self._database = open_database(settings.require_database_url())
         self._database.patience = _PATIENCE
-        self._schema_lock = threading.Lock()
         self._schema_is_ours = False
 
     @property
     def database(self) -> Database:
         """The database, once its schema was seen to be ours. OperatorError: not reachable, or another version's."""
-        if not self._schema_is_ours:
-            with self._schema_lock:
-                self.require_schema()
+        if not self._schema_is_ours:  # no lock: requests that wait for the database wait at the same time
+            self.require_schema()
         return self._database
 
     def require_schema(self) -> None:

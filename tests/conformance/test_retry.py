@@ -93,6 +93,21 @@ def test_what_failed_in_any_batch_becomes_a_batch_for_each_organization(platform
     ]
 
 
+@pytest.mark.parametrize("named", ["batch", "organization", "both"])
+def test_what_belongs_to_another_organization_by_now_is_not_asked_for_the_old_one(
+    platform: Platform, organization: int, named: str
+) -> None:
+    """Whoever asks again must neither change nor spend what is another one's."""
+    other = platform.organization()
+    batch, [moved, kept] = audited(platform, organization, "failed", "failed")
+    platform.execute("UPDATE transactions SET organization_id = :other WHERE id = :id", other=other, id=moved)
+    batches = {} if named == "organization" else {"batch": batch}
+    organizations = {} if named == "batch" else {"organizations": (organization,)}
+    done = again(platform, failed=True, **batches, **organizations)
+    assert [(one.organization_id, one.transaction_ids) for one in done.batches] == [(organization, (kept,))]
+    assert platform.labels([moved]) == {moved: platform.failed_label}
+
+
 def test_what_failed_and_has_a_verdict_by_now_is_not_asked(platform: Platform, organization: int) -> None:
     batch, [id_] = audited(platform, organization, "failed")
     again(platform, batch=batch)

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,12 @@ def test_what_does_not_exist_is_told_in_the_same_envelope(server: Served) -> Non
     assert (wrong.status, wrong.json()["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "GET")
 
 
+@pytest.mark.parametrize("path", ["/history/", f"{HISTORY}/", "//evil.example/"])
+def test_nobody_is_led_to_the_host_that_a_request_names(server: Served, path: str) -> None:
+    reply = server.get(path, headers={"Host": "evil.example"})
+    assert (reply.status, reply.headers.get("location")) == (404, None)
+
+
 def test_no_answer_says_what_serves_it_and_each_has_its_number(server: Served) -> None:
     replies = [server.get(HISTORY), server.get("/api/nothing"), server.get("/healthz")]
     assert len({reply.headers["x-request-id"] for reply in replies}) == 3
@@ -331,6 +338,13 @@ def test_without_its_extra_it_says_how_to_install_it(programs: Programs, tmp_pat
     assert "pip install 'gepp-audit[web]'" in done.stderr
 
 
+def seconds_of(server: Served, path: str) -> float:
+    """How long the answer takes that the database is out of reach."""
+    began = time.monotonic()
+    assert server.get(path).status == 503
+    return time.monotonic() - began
+
+
 def test_it_starts_before_its_database_and_works_once_that_is_there(
     programs: Programs, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -347,6 +361,9 @@ def test_it_starts_before_its_database_and_works_once_that_is_there(
             assert "postgresql" not in reply.text
             assert str(port) not in reply.text
         assert "gepp_audit_stuck_status 3" in server.get("/metrics").text
+        with ThreadPoolExecutor(8) as pool:  # each waits for the database as long as one alone would
+            together = list(pool.map(lambda page: seconds_of(server, f"{HISTORY}?page={page}"), range(1, 9)))
+        assert max(together) < 2 * min(together) + 2, together
     with new_platform("sqlite", request, tmp_path) as platform:
         platform.execute("ALTER TABLE gepp_audit_alembic_version RENAME TO hidden")
         with serving(programs, token=token(), DATABASE_URL=platform.url) as server:

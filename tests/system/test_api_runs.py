@@ -79,7 +79,9 @@ def test_when_its_time_is_up_it_answers_and_settles_what_it_paid_for_in_the_back
     with serving(programs) as server:
         reply = process(server, seconds=5)
         told = reply.json()["data"]
-        assert (reply.status, told["finished"], told["processed_batches"]) == (200, False, 0)
+        assert (reply.status, told["finished"], told["processed_batches"], told["total_batches"]) == (200, False, 0, 1)
+        assert (told["run"]["outcome"], told["run"]["batches"]["in_progress"]) == (None, 1)
+        assert told["run"]["seconds"] >= 5
         assert unfinished(queue.platform) == 1
         wait_until(lambda: unfinished(queue.platform) == 0, what="the end of the run")
         paid = sorted(asked(simulator))

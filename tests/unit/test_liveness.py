@@ -19,6 +19,18 @@ print(me.pid, me.pid_started_at, flush=True)
 input()
 """
 
+#: as another user, to whom /proc shows nothing: the first process, and one that cannot be
+LOOK = """
+import dataclasses, os, pathlib, pwd
+from gepp_audit.queue import liveness
+me = liveness.identify("h")
+liveness._PROC = pathlib.Path("/proc/none")
+if os.geteuid() == 0:
+    os.setuid(pwd.getpwnam("nobody").pw_uid)
+for pid in (1, 2**22):
+    print(liveness.is_gone(dataclasses.replace(me, pid=pid), me))
+"""
+
 
 @pytest.fixture
 def here() -> RunIdentity:
@@ -60,6 +72,11 @@ def test_a_killed_process_is_gone_even_before_its_parent_has_looked(
 
 def test_another_process_with_the_same_pid_is_not_the_run(here: RunIdentity) -> None:
     assert is_gone(dataclasses.replace(here, pid_started_at=here.pid_started_at - 1), here)
+
+
+def test_of_another_user_s_process_that_is_hidden_nothing_is_said() -> None:
+    looked = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
+    assert looked.stdout.split() == ["False", "True"]
 
 
 @pytest.mark.parametrize("field", ["host", "boot_id", "pid_namespace"])

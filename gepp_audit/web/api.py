@@ -19,7 +19,7 @@ from gepp_audit.queue import showing
 from gepp_audit.queue.showing import LineFilter
 from gepp_audit.queue.summary import Outcome, Summary
 from gepp_audit.queue.wording import counted
-from gepp_audit.web import actions, shapes
+from gepp_audit.web import actions, shapes, visitors
 from gepp_audit.web.answers import Answer, done, spliced
 from gepp_audit.web.failures import Failure, Refusal
 from gepp_audit.web.identity import Caller, require_caller
@@ -173,7 +173,7 @@ def one_batch(
         wanted=LineFilter(verdicts=frozenset(verdict), rules=frozenset(rule)),
         organizations=(caller.organization_id,),
     )
-    return done(found.as_json())
+    return done(visitors.batch(found).as_json())
 
 
 @router.post("/process_queue", responses=_ok(shapes.Processed) | _TOO_MANY)

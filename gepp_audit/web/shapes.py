@@ -183,7 +183,43 @@ class Meta(Shape):
     has_more: bool
 
 
+_ROW_EXAMPLE: dict[str, Any] = {
+    "organization_id": 1,
+    "triggered_by_user_id": 7,
+    "status": "completed",
+    "total_transactions": 21,
+    "processed_transactions": 21,
+    "approved_count": 11,
+    "rejected_count": 7,
+    "undecided_count": 3,
+    "failed_count": 0,
+    "skipped_count": 0,
+    "token_usage": {
+        "total_input_tokens": 90_112,
+        "total_output_tokens": 2_241,
+        "total_tokens": 92_353,
+        "cached_input_tokens": 74_240,
+    },
+    "cost_usd": 0.0231,
+    "error_message": None,
+    "started_at": "2026-01-31T12:00:00Z",
+    "completed_at": "2026-01-31T12:00:11Z",
+}
+
+
 class History(Shape):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "success": True,
+                    "meta": {"page": 1, "page_size": 20, "total": 1, "total_pages": 1, "has_more": False},
+                    "data": [{"id": 17, **_ROW_EXAMPLE, "created_date": "2026-01-31T12:00:00Z", "audit_info": None}],
+                }
+            ]
+        },
+    )
     success: Literal[True]
     meta: Meta
     data: list[HistoryBatch]
@@ -278,6 +314,51 @@ class BatchData(Shape):
 
 
 class OneBatch(Shape):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "success": True,
+                    "data": {
+                        "audit_history_id": 17,
+                        **_ROW_EXAMPLE,
+                        "summary": None,
+                        "deleted": False,
+                        "transactions": [
+                            {
+                                "transaction_id": 1005,
+                                "status": "done",
+                                "verdict": "rejected",
+                                "rules": {"DC-01": "fail", "DC-02": "pass"},
+                                "rejected_by": ["DC-01"],
+                                "warned_by": [],
+                                "findings": [
+                                    {
+                                        "rule_id": "DC-01",
+                                        "reason": "The records weigh 64 kg, the transaction 74 kg.",
+                                        "evidence": [{"record_id": None, "field": "weight_kg", "value": "74"}],
+                                    }
+                                ],
+                                "skip_reason": None,
+                                "error_code": None,
+                                "error": None,
+                                "next_attempt_at": None,
+                                "settled_at": "2026-01-31T12:00:09Z",
+                                "source": "item",
+                                "calls": 1,
+                                "input_tokens": 4_361,
+                                "output_tokens": 111,
+                                "cached_tokens": 3_712,
+                                "cost_usd": 0.0011,
+                            }
+                        ],
+                        "has_more": True,
+                    },
+                }
+            ]
+        },
+    )
     success: Literal[True]
     data: BatchData
 

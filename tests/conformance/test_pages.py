@@ -66,7 +66,7 @@ def test_a_batch_is_shown_while_it_runs_and_after_it_has_been_cancelled(platform
         assert f"Transaction {ids[1]} Rejected DC-01 น้ำหนักต้องตรง Broken · Rejects" in rejected
         assert f"Transaction {ids[0]} " not in rejected
         failed = _text(client, f"/history/{batch}?verdict=failed")
-        assert "policy_violation the provider refused this transaction" in failed
+        assert "policy_violation Refused by the provider's policy." in failed
         one = _text(client, f"/history/{batch}/transactions/{ids[1]}")
         assert f"Record {ids[1] * 10}" in one
         assert "2026-01-02T03:04:05Z" in one

@@ -15,6 +15,7 @@ from gepp_audit.model import Rule, RuleOutcome
 from gepp_audit.queue.subject import Subject
 from gepp_audit.web.pages.figures import percent
 from gepp_audit.web.pages.filters import STATUSES
+from gepp_audit.web.visitors import failure
 
 #: what a status or a verdict looks like: the name of a colour
 _KINDS: Final[Mapping[str, str]] = {
@@ -229,7 +230,7 @@ def line_view(line: TransactionLine, rules: Mapping[str, Rule], subject: Subject
         plain=verdict == "approved" and not findings and bool(line.rules),
         skip_reason=line.skip_reason,
         error_code=line.error_code,
-        error=line.error,
+        error=failure(line.error_code),
         next_attempt_at=line.next_attempt_at,
         tokens=line.spent.total_tokens if line.spent.calls else None,
         cost=line.spent.price if line.spent.calls else None,

@@ -168,6 +168,8 @@ class QueueFacts:
     lockers: tuple[Locker, ...] = ()
     #: calls under way by organization, whose lease has not ended
     under_way: Mapping[int, int] = field(default_factory=dict)
+    #: by organization its oldest open batch of which all that is left has had a failed call
+    failing: Mapping[int, BatchFacts] = field(default_factory=dict)
 
     def gate(self, organization_id: int | None = None) -> GateFacts:
         """The gate of everybody, or of one organization."""

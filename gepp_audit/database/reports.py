@@ -45,6 +45,7 @@ def collect(connection: Connection, statuses: Sequence[str]) -> Facts:
         runs=signs_of_life.latest_runs(connection),
         verdicts_lately=signs_of_life.verdicts_lately(connection, moment),
         under_way=_under_way(found),
+        failing=_failing(found),
     )
     if any(_may_wait_for_a_lock(batch) for batch in found):
         queue = replace(queue, lockers=lockers.find(connection, moment))
@@ -61,6 +62,11 @@ def _under_way(found: Iterable[BatchFacts]) -> dict[int, int]:
         living = sum(lease.calls - lease.ended for lease in batch.leases)
         by_organization[batch.organization_id] = by_organization.get(batch.organization_id, 0) + living
     return {id_: calls for id_, calls in by_organization.items() if calls > 0}
+
+
+def _failing(found: Iterable[BatchFacts]) -> dict[int, BatchFacts]:
+    newest_first = sorted(found, key=lambda batch: (batch.started_at, batch.audit_history_id), reverse=True)
+    return {one.organization_id: one for one in newest_first if one.wanted and 0 < one.failing == one.left}
 
 
 def _may_wait_for_a_lock(batch: BatchFacts) -> bool:

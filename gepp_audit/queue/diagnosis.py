@@ -70,6 +70,7 @@ _CAUSES: Final[tuple[Callable[[Case], Diagnosis | None], ...]] = (
     platform.rival_at_work,
     people.limited,
     progress.retrying,
+    progress.behind_failing,
     progress.moving,
     progress.waiting,
     _unknown,

@@ -161,7 +161,8 @@ def test_slow_with_a_rate_and_an_end(queue: SampleQueue, programs: Programs, sim
         "It moves: 2.0 transactions a minute lately, 2 left; at this rate it will be through at"
         in (entry["explanation"])
     )
-    assert f"batch {batch}".lower() in type_(programs, commands(entry["fix"])[0]).stdout.lower()
+    shown = type_(programs, commands(entry["fix"])[0]).stdout.splitlines()
+    assert [line.split()[0] for line in shown if line.split()[2:3] == ["in_progress"]] == [str(batch)]
     run.kill()
     simulator.scenario({"rules": []})
     finish(programs, simulator)

@@ -289,6 +289,21 @@ def test_a_batch_behind_older_ones_of_its_organization_is_slow() -> None:
     assert (found.cause, "batches of other organizations" in found.explanation) == (Cause.SLOW, True)
 
 
+def test_a_batch_behind_one_whose_calls_all_fail_is_retrying_with_it_until_verdicts_arrive() -> None:
+    older = a_batch(
+        audit_history_id=11, ready=10, failing=10, waiting=10, last_error="HTTP 500", last_error_code="server_error",
+        next_attempt_at=ago(minutes=-1),
+    )  # fmt: skip
+    queue = a_queue(verdicts_lately={7: 500}, failing={7: older})
+    found = diagnosed(a_batch(), queue)
+    assert (found.cause, found.reason) == (Cause.RETRYING, "server_error")
+    assert "behind batch 11 of its organization, in which every call failed. The last error: HTTP 500." in (
+        found.explanation
+    )
+    again = replace(older, waiting=0, settled_lately=3, next_attempt_at=ago(minutes=2), last_settled_at=ago(minutes=1))
+    assert diagnosed(a_batch(), replace(queue, failing={7: again})).cause == Cause.SLOW
+
+
 def test_an_end_in_the_far_future_is_not_computed() -> None:
     found = diagnosed(a_batch(ready=10**12, settled_lately=1, settled_since=ago(minutes=10)))
     assert (found.cause, found.eta) == (Cause.SLOW, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+from gepp_audit.database.facts import BatchFacts
 from gepp_audit.model import ErrorCode
 from gepp_audit.queue import remedies
 from gepp_audit.queue.causes.case import GO_ON, GRACE, RUN_NOW, Case, Cause, Diagnosis
@@ -30,7 +31,7 @@ def retrying(case: Case) -> Diagnosis | None:
     waits = [case.queue.gate().throttled_until, case.queue.gate(batch.organization_id).throttled_until]
     throttled_until = max((until for until in waits if until is not None and until > case.now), default=None)
     throttled = throttled_until is not None and batch.left > 0
-    failing = batch.failing > 0 and (batch.failing == batch.left or not batch.settled_lately) and not _over(case)
+    failing = batch.failing > 0 and (batch.failing == batch.left or not batch.settled_lately) and not _over(batch)
     if not throttled and not failing:
         return None
     told: list[str] = []
@@ -58,9 +59,28 @@ def retrying(case: Case) -> Diagnosis | None:
     )
 
 
-def _over(case: Case) -> bool:
-    """The provider answers again: the wait of the failing ones has ended, and verdicts arrived since."""
+def behind_failing(case: Case) -> Diagnosis | None:
+    """It has not been asked, and the calls of its organization's older batch all fail: it would fare no better."""
     batch = case.batch
+    older = case.queue.failing.get(batch.organization_id)
+    if older is None or older.audit_history_id == batch.audit_history_id or _over(older):
+        return None
+    if not batch.wanted or not batch.left or batch.failing or batch.settled_lately or case.worked_on:
+        return None
+    told = f"It waits its turn behind batch {older.audit_history_id} of its organization, in which every call failed."
+    if older.last_error:
+        told += f" The last error: {sentence(older.last_error)}"
+    return Diagnosis(
+        cause=Cause.RETRYING,
+        reason=older.last_error_code,
+        explanation=told,
+        fix=f"{remedies.of_failure(older.last_error_code)}; to try at once, run {GO_ON}.",
+        clears_at=None,
+    )
+
+
+def _over(batch: BatchFacts) -> bool:
+    """The provider answers again: the wait of the failing ones has ended, and verdicts arrived since."""
     if batch.last_settled_at is None or batch.next_attempt_at is None or not batch.settled_lately:
         return False
     return not batch.waiting and batch.last_settled_at > batch.next_attempt_at

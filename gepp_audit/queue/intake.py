@@ -11,7 +11,7 @@ from functools import partial
 
 from gepp_audit import logs
 from gepp_audit.database import batches
-from gepp_audit.database.engine import Database, sqlstate_behind
+from gepp_audit.database.engine import LOCK_STATES, REFUSED_CLASSES, Database, sqlstate_behind
 from gepp_audit.database.platform import Platform
 from gepp_audit.errors import OperatorError
 from gepp_audit.queue.options import RunOptions
@@ -51,12 +51,13 @@ def take_up(database: Database, platform: Platform, options: RunOptions, summary
 
 
 def _one(audit_history_id: int, work: Callable[[], int]) -> int:
-    """Take up one batch; one that the database refuses to take up keeps no other waiting."""
+    """Take up one batch; one whose rows the database refuses, or somebody holds, keeps no other waiting."""
     try:
         return work()
     except OperatorError as error:
-        if sqlstate_behind(error) is None:
-            raise
+        state = sqlstate_behind(error) or ""
+        if state not in LOCK_STATES and not state.startswith(REFUSED_CLASSES):
+            raise  # a missing right or table, a lost server: no batch fares better
         logs.error("batch_not_taken_up", audit_history_id=audit_history_id, reason=error.message)
         return 0
 

@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from gepp_audit.database import batches
 from gepp_audit.database.platform import detect
+from gepp_audit.errors import OperatorError
 from gepp_audit.queue import intake
 from gepp_audit.queue.options import RunOptions
 from gepp_audit.queue.summary import Summary
@@ -185,11 +186,11 @@ def test_what_is_skipped_of_a_batch_that_the_platform_holds_is_told_once(platfor
     assert steps.reconcile(platform) == [batches.Withdrawn(skipped=0, closed=True)]
 
 
-def refuse_items_of(platform: Platform, batch: int) -> None:
-    """From now on the database itself takes no item of this batch."""
+def refuse_items_of(platform: Platform, batch: int, state: str = "23514") -> None:
+    """From now on the database itself takes no item of this batch, for the reason that `state` names."""
     when = f"BEFORE INSERT ON gepp_audit_items FOR EACH ROW WHEN (NEW.audit_history_id = {batch})"
     if platform.is_postgresql:
-        refusal = "BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '23514'; END"
+        refusal = f"BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END"
         platform.execute(f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {refusal} $$")
         platform.execute(f"CREATE TRIGGER refuse {when} EXECUTE FUNCTION refuse()")
     else:
@@ -203,6 +204,17 @@ def test_a_batch_that_cannot_be_taken_up_keeps_no_other_away(platform: Platform,
     intake.take_up(platform.database, platform.database.read(detect), OPTIONS, summary)
     assert [row["audit_history_id"] for row in platform.rows("SELECT audit_history_id FROM gepp_audit_items")] == [good]
     assert platform.history(bad)["status"] == "in_progress"
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+@pytest.mark.parametrize(("state", "code"), [("42501", "database_rights"), ("42P01", "database_schema")])
+def test_what_no_batch_could_be_taken_up_for_ends_the_run_in_words(
+    platform: Platform, organization: int, state: str, code: str
+) -> None:
+    refuse_items_of(platform, platform.batch(organization, platform.transactions(organization, 1)), state)
+    with pytest.raises(OperatorError) as refused:
+        intake.take_up(platform.database, platform.database.read(detect), OPTIONS, Summary(run_id="r"))
+    assert refused.value.code == code
 
 
 def test_an_id_that_the_platform_left_empty_is_none(platform: Platform, organization: int) -> None:

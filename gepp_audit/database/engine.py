@@ -24,7 +24,6 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from gepp_audit.database.json_functions import ExactSum
 from gepp_audit.database.sqlite_files import require_local_file_system
 from gepp_audit.database.types import UtcDateTime, sqlite_timestamp
-from gepp_audit.database.unreachable import trouble
 from gepp_audit.errors import OperatorError
 from gepp_audit.setting_values import masked_url
 
@@ -267,6 +266,8 @@ def _worth_repeating(error: DBAPIError) -> bool:
         return getattr(error.orig, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
     state = sqlstate(error)
     if state is None:  # libpq itself failed: refused, reset, timed out; a wrong password or name is a person's to mend
+        from gepp_audit.database.unreachable import trouble  # no tick that reaches its database needs it
+
         return not trouble(str(error.orig)).lasting
     return error.connection_invalidated or state in _REPEAT or state in _LOST
 
@@ -302,6 +303,8 @@ def operator_error(error: DBAPIError, database: str) -> OperatorError:
         return _sqlite_error(error.orig, database)
     state = sqlstate(error)
     if state is None:
+        from gepp_audit.database.unreachable import trouble
+
         found = trouble(str(error.orig))
         return OperatorError(
             f"cannot reach the database {database}: {found.words}.", fix=found.fix, code="database_unreachable"

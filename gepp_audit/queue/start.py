@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -20,6 +21,9 @@ from gepp_audit.queue import liveness
 from gepp_audit.queue.options import Listener, Provider, RunOptions, Silence
 from gepp_audit.queue.stopping import Stop
 from gepp_audit.queue.summary import Outcome, Summary
+
+if TYPE_CHECKING:
+    from gepp_audit.queue.run import Run
 
 
 def process_queue(
@@ -43,15 +47,8 @@ def process_queue(
     identity = liveness.identify(options.host, options.sandbox)
     summary = Summary(run_id=identity.run_id, organizations=tuple(options.organizations))
     is_open, others, old_rows = database.read(lambda connection: _look(connection, options))
-    if others:
-        database.write(lambda connection: runs.note_idle(connection, identity, summary.as_stored()))
-        return summary
     if not is_open:
-        database.write(lambda connection: runs.tick(connection, identity))
-        if old_rows:
-            from gepp_audit.queue.housekeeping import prune_slice
-
-            prune_slice(database, options.batch_statuses)
+        _note_idle(database, options, identity, summary, others=others, old_rows=old_rows)
         return summary
     in_sandbox = options.sandbox is not None
     summary.busy_run, dead, in_flight = database.write(
@@ -73,6 +70,26 @@ def process_queue(
         summary.error = error
         database.write(lambda connection: runs.finish(connection, summary.run_id, "refused", summary.as_stored()))
         raise
+    _lead(run, summary)
+    return summary
+
+
+def _note_idle(
+    database: Database, options: RunOptions, identity: RunIdentity, summary: Summary, *, others: bool, old_rows: bool
+) -> None:
+    """There is nothing for this run. `others`: there is for others; `old_rows`: there is something to prune."""
+    if others:
+        database.write(lambda connection: runs.note_idle(connection, identity, summary.as_stored()))
+        return
+    database.write(lambda connection: runs.tick(connection, identity))
+    if old_rows:
+        from gepp_audit.queue.housekeeping import prune_slice
+
+        prune_slice(database, options.batch_statuses)
+
+
+def _lead(run: Run, summary: Summary) -> None:
+    """Let the run work, and end it, whatever ends it."""
     try:
         run.work()
     except BaseException as error:
@@ -83,7 +100,6 @@ def process_queue(
             run.end(Outcome.FAILED)
         raise
     run.end()
-    return summary
 
 
 def _require(database: Database, organizations: tuple[int, ...]) -> None:

@@ -150,10 +150,9 @@ class Processed(Shape):
     data: ProcessedData
 
 
-class HistoryBatch(Shape):
-    """A row of the platform's history, and what else is known of its batch."""
+class Figures(Shape):
+    """What is told of a batch wherever it is told of."""
 
-    id: int
     organization_id: int
     triggered_by_user_id: int | None
     status: str
@@ -170,6 +169,12 @@ class HistoryBatch(Shape):
     error_message: str | None
     started_at: datetime
     completed_at: datetime | None
+
+
+class HistoryBatch(Figures):
+    """A row of the platform's history, and what else is known of its batch."""
+
+    id: int
     created_date: datetime | None
     #: null: the batch has not ended
     audit_info: Any
@@ -287,26 +292,11 @@ class BatchTransaction(Shape):
     cost_usd: float | None
 
 
-class BatchData(Shape):
-    """One batch; the same as `gepp-audit show BATCH --json` tells."""
+class BatchData(Figures):
+    """One batch; the same as `gepp-audit show BATCH --json` tells, with failures in words for visitors."""
 
     audit_history_id: int
-    organization_id: int
-    status: str
-    started_at: datetime
-    completed_at: datetime | None
-    total_transactions: _Count
-    processed_transactions: _Count
-    approved_count: _Count
-    rejected_count: _Count
-    undecided_count: _Count | None
-    failed_count: _Count | None
-    skipped_count: _Count | None
-    token_usage: TokenUsage | None
-    cost_usd: float | None
     summary: dict[str, Any] | None
-    error_message: str | None
-    triggered_by_user_id: int | None
     deleted: bool
     transactions: list[BatchTransaction]
     #: there are further ones: ask with `after` = the last one's id

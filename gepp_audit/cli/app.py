@@ -14,6 +14,7 @@ from gepp_audit.settings import Settings, load
 
 if TYPE_CHECKING:
     from gepp_audit.database.engine import Database
+    from gepp_audit.database.glance import Glance
 
 
 #: seconds for which commands that only read try a database that is out of reach: a monitor cuts its plugin off after
@@ -88,15 +89,15 @@ class App:
         """The settings, for commands without such flags."""
         return self._settings if self._settings is not None else self.load()
 
-    def open_database(self, *, patience: float | None = None) -> Database:
+    def open_database(self, *, patience: float | None = None, seen: Glance | None = None) -> Database:
         """The database of the settings, its schema checked; the caller closes it. `patience`: seconds for which one
-        that is out of reach is tried again.
+        that is out of reach is tried again. `seen`: who glanced at it.
 
         OperatorError: no address, no database, not reachable, or a schema of another version.
         """
         from gepp_audit.queue.configured import database_of
 
-        return database_of(self.settings, patience=patience)
+        return database_of(self.settings, patience=patience, seen=seen)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -77,18 +77,20 @@ def _dry_run(app: App, options: RunOptions) -> Result:
 
 
 def _run(app: App, options: RunOptions, progress: bool, tick: Tick) -> tuple[Summary, Stop]:
-    database = app.open_database()
-    try:
-        from gepp_audit.queue.configured import provider_of
-        from gepp_audit.queue.start import process_queue as run_queue
-        from gepp_audit.queue.stopping import Stop
+    from gepp_audit.queue.configured import glance_of, provider_of
+    from gepp_audit.queue.stopping import Stop
 
-        stop = Stop()
+    stop = Stop()
+    with (
+        contextlib.closing(glance_of(app.settings, options)) as seen,
+        provider_of(app.settings, stop, tick.at_work, expected=seen.work) as open_provider,
+        contextlib.closing(app.open_database(seen=seen)) as database,
+        _listener(progress) as listener,
+    ):
+        from gepp_audit.queue.start import process_queue as run_queue
+
         stop.install()
-        with provider_of(app.settings, stop, tick.at_work) as open_provider, _listener(progress) as listener:
-            return run_queue(database, options, open_provider, stop=stop, listener=listener), stop
-    finally:
-        database.close()
+        return run_queue(database, options, open_provider, stop=stop, listener=listener), stop
 
 
 @contextlib.contextmanager

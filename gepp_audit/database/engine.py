@@ -21,7 +21,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from gepp_audit.database.glance import Glance
 from gepp_audit.database.json_functions import ExactSum
+from gepp_audit.database.sessions import CONNECT_ARGUMENTS, STATEMENT_TIMEOUT_MS, guard
 from gepp_audit.database.sqlite_files import require_local_file_system
 from gepp_audit.database.types import UtcDateTime, sqlite_timestamp
 from gepp_audit.errors import OperatorError
@@ -47,10 +49,6 @@ _LOST: Final = frozenset(
     }
 )
 
-LOCK_TIMEOUT_MS: Final = 2_000
-STATEMENT_TIMEOUT_MS: Final = 30_000
-#: a process that is frozen inside a transaction loses its locks after this
-IDLE_TIMEOUT_MS: Final = 5_000
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _SQLITE_BUSY_MS: Final = 10_000
@@ -127,17 +125,13 @@ class Database:
 
 
 def _guard(connection: Connection, statement_timeout_ms: int) -> None:
-    """The timeouts of a transaction: SET LOCAL ends with it, so nothing is left in a pooled session.
-
-    A reader has them too: a table that the platform is altering must not let tick after tick hang.
+    """Bound the waits of a transaction; a reader's too: a table that the platform is altering must not let tick after
+    tick hang.
 
     The same round trip reads the clock, for `opened_at`.
     """
     connection.info[_OPENED_AT] = connection.exec_driver_sql(
-        f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
-        f"SET LOCAL statement_timeout = {statement_timeout_ms}; "
-        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; "
-        "SELECT clock_timestamp()"
+        guard(statement_timeout_ms) + "SELECT clock_timestamp()"
     ).scalar_one()
 
 
@@ -159,8 +153,9 @@ def now(connection: Connection) -> datetime:
     return moment
 
 
-def open_database(url: str) -> Database:
-    """The database at `url` (`postgresql://`, `postgres://` or `sqlite:///FILE`); nothing is connected yet.
+def open_database(url: str, seen: Glance | None = None) -> Database:
+    """The database at `url` (`postgresql://`, `postgres://` or `sqlite:///FILE`); nothing is connected yet. `seen`: who
+    glanced at it, whose connection becomes the first one.
 
     A SQLite file must exist unless `create_database` made it: a cron job must never create an empty database and go on.
     """
@@ -174,7 +169,7 @@ def open_database(url: str) -> Database:
                 code="database_missing",
             )
         require_local_file_system(path)
-    return Database(_engine(parsed))
+    return Database(_engine(parsed, seen))
 
 
 def create_database(url: str) -> Database:
@@ -217,19 +212,18 @@ def sqlite_path(url: URL) -> Path:
     return Path(url.database or "").absolute()
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, seen: Glance | None = None) -> Engine:
     if url.get_backend_name() == "postgresql":
-        return create_engine(
+        engine = create_engine(
             url,
             hide_parameters=True,
             use_native_hstore=False,
             pool_size=2,
-            connect_args={
-                "connect_timeout": 10,
-                "application_name": "gepp-audit",
-                "keepalives_idle": 30,
-            },
+            connect_args=CONNECT_ARGUMENTS,
         )
+        if seen is not None:
+            event.listen(engine, "do_connect", lambda _dialect, _record, _args, found: seen.hand_over(found))
+        return engine
     engine = create_engine(url, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

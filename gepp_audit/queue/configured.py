@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from gepp_audit.errors import OperatorError
 from gepp_audit.queue.options import Provider, RunOptions
 from gepp_audit.queue.stopping import Stop
 from gepp_audit.settings import Settings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from gepp_audit.database.engine import Database
+    from gepp_audit.database.glance import Glance
     from gepp_audit.provider.openai_client import OpenAIClient
     from gepp_audit.queue.inspecting import Question
 
@@ -55,16 +57,16 @@ def run_options(
     )
 
 
-def database_of(settings: Settings, *, patience: float | None = None) -> Database:
+def database_of(settings: Settings, *, patience: float | None = None, seen: Glance | None = None) -> Database:
     """The database of the settings, its schema checked; the caller closes it. `patience`: seconds for which a database
-    that is out of reach is tried again; None: the usual ones.
+    that is out of reach is tried again; None: the usual ones. `seen`: who glanced at it.
 
     OperatorError: no address, no database, not reachable, or a schema of another version.
     """
     from gepp_audit.database.engine import open_database
     from gepp_audit.database.migrate import require_schema
 
-    database = open_database(settings.require_database_url())
+    database = open_database(settings.require_database_url(), seen)
     if patience is not None:
         database.patience = patience
     try:
@@ -73,6 +75,18 @@ def database_of(settings: Settings, *, patience: float | None = None) -> Databas
         database.close()
         raise
     return database
+
+
+def glance_of(settings: Settings, options: RunOptions) -> Glance:
+    """A first look at the database, before anything of weight is loaded; hand it to `database_of`, and close it.
+
+    Where a run is for some organizations alone, nothing is foreseen. OperatorError: no address.
+    """
+    from gepp_audit.database.glance import Glance, glance
+    from gepp_audit.queue.liveness import host_name
+
+    url = settings.require_database_url()
+    return Glance() if options.organizations else glance(url, options.batch_statuses, host_name(options.host))
 
 
 def price_of(settings: Settings) -> Callable[[int, int], Decimal | None]:
@@ -100,31 +114,45 @@ def question(settings: Settings, *, older_than: int, ids: Sequence[int] = ()) ->
 
 
 @contextlib.contextmanager
-def provider_of(settings: Settings, stop: Stop, at_work: Callable[[], None]) -> Iterator[Callable[[], Provider]]:
-    """How a run opens its provider, once it knows that there is work; what it opened is closed at the end.
+def provider_of(
+    settings: Settings, stop: Stop, at_work: Callable[[], None], *, expected: bool = False
+) -> Iterator[Callable[[], Provider]]:
+    """How a run opens its provider, once it knows that there is work; it is closed at the end.
 
-    `at_work` is called first. OperatorError of what is yielded: no key is set.
+    `at_work` is called first. `expected`: the provider will be wanted, so it may load from now on. OperatorError of
+    what is yielded: no key is set.
     """
     opened: list[OpenAIClient] = []
 
+    def prepared() -> OpenAIClient:
+        if not opened:
+            opened.append(_client(settings))
+            opened[0].prepare()
+        return opened[0]
+
     def open_provider() -> OpenAIClient:
         at_work()
-        from gepp_audit.provider.openai_client import OpenAIClient
-
-        client = OpenAIClient(
-            api_key=settings.require_api_key(),
-            base_url=settings.openai_base_url,
-            call_timeout=settings.call_timeout,
-            concurrency=settings.concurrency,
-            model=settings.model,
-        )
-        opened.append(client)
-        client.prepare()
+        client = prepared()
         stop.wake_with(client.wake)
         return client
 
     try:
+        if expected:
+            with contextlib.suppress(OperatorError):  # whoever opens it is told
+                prepared()
         yield open_provider
     finally:
         for client in opened:
             client.close()
+
+
+def _client(settings: Settings) -> OpenAIClient:
+    from gepp_audit.provider.openai_client import OpenAIClient  # a tick without work has no use for it
+
+    return OpenAIClient(
+        api_key=settings.require_api_key(),
+        base_url=settings.openai_base_url,
+        call_timeout=settings.call_timeout,
+        concurrency=settings.concurrency,
+        model=settings.model,
+    )

@@ -32,13 +32,18 @@ def identify(host: str | None, sandbox: str | None = None) -> RunIdentity:
     namespace = _namespace()
     return RunIdentity(
         run_id=uuid4().hex,
-        host=host or socket.gethostname(),
+        host=host_name(host),
         boot_id=_read(_BOOT_ID),
         pid_namespace=namespace if sandbox is None else f"{sandbox} {namespace}",
         pid=os.getpid(),
         pid_started_at=_started_at(os.getpid()) or 0.0,
         version=__version__,
     )
+
+
+def host_name(host: str | None) -> str:
+    """The host that a run is noted for: `host`, or None for this machine's own name."""
+    return host or socket.gethostname()
 
 
 def is_gone(other: RunIdentity, here: RunIdentity) -> bool:

@@ -34,6 +34,7 @@ from gepp_audit.database import (
     verdicts,
 )
 from gepp_audit.database.engine import now
+from gepp_audit.database.glance import question
 from gepp_audit.database.platform import Platform, detect, load
 from gepp_audit.database.settling import Settlement, settle
 from gepp_audit.model import CallOutcome, Claim, ItemState, RunIdentity, Usage
@@ -117,6 +118,13 @@ def take_all(connection: Connection) -> dict[str, Watched]:
 @_step(pages=100, work=15_000)
 def a_tick_sees_that_there_is_work(scene: Scene) -> None:
     assert runs.anything_open(scene.connection, STATUSES)
+
+
+@_step(pages=100, work=15_000)
+def a_glance_sees_that_there_is_work(scene: Scene) -> None:
+    mark = "%s" if scene.connection.dialect.name == "postgresql" else "?"
+    found = scene.connection.exec_driver_sql(question(mark, STATUSES), (*STATUSES, "another host"))
+    assert found.scalar_one()
 
 
 @_step(pages=100, work=10_000)

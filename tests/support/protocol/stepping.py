@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from gepp_audit.database.engine import STATEMENT_TIMEOUT_MS, Database
+from gepp_audit.database.engine import Database
+from gepp_audit.database.sessions import STATEMENT_TIMEOUT_MS
 
 T = TypeVar("T")
 

@@ -39,10 +39,10 @@ from gepp_audit.queue.summary import Outcome, Summary
 #: a run goes on while something is due within so many seconds
 _DUE_WITHIN: Final = 10.0
 #: after the first answer its neighbours are waited for so long at most, and only while they arrive this close together
-_LINGER: Final = 0.012
-_QUIET: Final = 0.004
+_LINGER: Final = 0.008
+_QUIET: Final = 0.003
 #: so many calls are settled and claimed in one turn: the first of a wave of answers need not wait for the last
-_TURN: Final = 8
+_TURN: Final = 6
 #: verdicts are published in small slices, since the answers that arrive meanwhile wait
 _PUBLISH_AT: Final = 48
 _PUBLISH_EVERY: Final = 1.0

@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     Text,
     case,
     cast,
@@ -40,7 +41,7 @@ from gepp_audit.database.listing import listed_ids
 from gepp_audit.database.platform import Platform, load_rules
 from gepp_audit.database.platform_tables import IN_PROGRESS, transactions
 from gepp_audit.database.platform_tables import transaction_audit_history as history
-from gepp_audit.database.rows import among
+from gepp_audit.database.rows import among_later, ids_of, kept
 from gepp_audit.database.runs import undiscovered_batches
 from gepp_audit.database.tables import IS_LIVE, batches, calls, items, state_is
 from gepp_audit.database.types import UtcDateTime
@@ -245,10 +246,16 @@ def _insert_skipped(connection: Connection, platform: Platform, batch: Any, mome
 
 def still_open(connection: Connection, ids: Collection[int]) -> set[int]:
     """Those of these batches that the platform has not cancelled, undone, deleted or closed."""
-    found = select(history.c.id).where(
-        among(connection, history.c.id, ids), history.c.deleted_date.is_(None), history.c.status == IN_PROGRESS
+    return set(connection.execute(_still_open(connection), ids_of(connection, "open_ids", ids)).scalars())
+
+
+@kept
+def _still_open(connection: Connection) -> Select[Any]:
+    return select(history.c.id).where(
+        among_later(connection, history.c.id, "open_ids"),
+        history.c.deleted_date.is_(None),
+        history.c.status == IN_PROGRESS,
     )
-    return set(connection.execute(found).scalars())
 
 
 def withdrawn(connection: Connection) -> list[int]:

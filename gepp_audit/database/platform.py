@@ -141,11 +141,14 @@ def untouched(platform: Platform) -> list[ColumnElement[bool]]:
 
 def auditing_organizations(connection: Connection, ids: Iterable[int]) -> set[int]:
     """Which of these organizations let an audit set a transaction's own status (`allow_ai_audit`)."""
-    condition = among(connection, organizations.c.id, set(ids))
-    return set(
-        connection.execute(
-            select(organizations.c.id).where(condition, organizations.c.allow_ai_audit.is_(True))
-        ).scalars()
+    found = connection.execute(_auditing(connection), ids_of(connection, "auditing_ids", set(ids)))
+    return set(found.scalars())
+
+
+@kept
+def _auditing(connection: Connection) -> Select[Any]:
+    return select(organizations.c.id).where(
+        among_later(connection, organizations.c.id, "auditing_ids"), organizations.c.allow_ai_audit.is_(True)
     )
 
 

@@ -19,7 +19,10 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     Connection,
+    Integer,
+    Select,
     and_,
+    bindparam,
     exists,
     func,
     or_,
@@ -32,8 +35,9 @@ from gepp_audit.database.engine import now
 from gepp_audit.database.platform import Loaded, Platform, existing, load
 from gepp_audit.database.platform_tables import IN_PROGRESS
 from gepp_audit.database.platform_tables import transaction_audit_history as history
-from gepp_audit.database.rows import Rows, among
+from gepp_audit.database.rows import Rows, among_later, ids_of, kept
 from gepp_audit.database.tables import IS_UNPUBLISHED, batches, calls, items, state_is
+from gepp_audit.database.types import UtcDateTime
 from gepp_audit.database.written_back import write
 from gepp_audit.model import CallOutcome, ErrorCode, ItemState, SkipReason, Transaction
 
@@ -101,24 +105,44 @@ _STILL_OPEN: Final = exists().where(
 )
 
 
+#: parameters of the kept statements below
+_MOMENT: Final = bindparam("publish_moment", type_=UtcDateTime())
+_MOST: Final = bindparam("publish_most", type_=Integer())
+_DUE: Final = and_(IS_UNPUBLISHED, items.c.available_at <= _MOMENT, _STILL_OPEN)
+_ONLY: Final = and_(
+    _DUE,
+    items.c.audit_history_id == bindparam("publish_batch", type_=BigInteger()),
+    items.c.transaction_id == bindparam("publish_transaction", type_=BigInteger()),
+)
+
+
 def _lock_unpublished(connection: Connection, most: int, only: Key | None = None) -> Sequence[Row[Any]]:
-    due = and_(IS_UNPUBLISHED, items.c.available_at <= now(connection), _STILL_OPEN)
+    one = only is not None
+    wanted: dict[str, Any] = {"publish_moment": now(connection), "publish_most": most}
     if only is not None:
-        due = and_(due, items.c.audit_history_id == only[0], items.c.transaction_id == only[1])
-    some = select(items.c.audit_history_id).where(due).limit(most).subquery()
-    ours = (
-        connection.execute(
-            select(batches.c.audit_history_id)
-            .where(batches.c.audit_history_id.in_(select(some.c.audit_history_id)), batches.c.closed_at.is_(None))
-            .order_by(batches.c.audit_history_id)
-            .with_for_update(skip_locked=True)
-        )
-        .scalars()
-        .all()
-    )
+        wanted |= {"publish_batch": only[0], "publish_transaction": only[1]}
+    ours = connection.execute(_lock_batches(connection, one), wanted).scalars().all()
     if not ours:
         return ()
-    return connection.execute(
+    return connection.execute(_lock_items(connection, one), wanted | ids_of(connection, "publish_ours", ours)).all()
+
+
+@kept
+def _lock_batches(_connection: Connection, one: bool) -> Select[Any]:
+    """The batches with something to write back; `one`: the batch of one named item."""
+    some = select(items.c.audit_history_id).where(_ONLY if one else _DUE).limit(_MOST).subquery()
+    return (
+        select(batches.c.audit_history_id)
+        .where(batches.c.audit_history_id.in_(select(some.c.audit_history_id)), batches.c.closed_at.is_(None))
+        .order_by(batches.c.audit_history_id)
+        .with_for_update(skip_locked=True)
+    )
+
+
+@kept
+def _lock_items(connection: Connection, one: bool) -> Select[Any]:
+    """Their settled items with what their calls took, or `one` that is named."""
+    return (
         select(
             items,
             calls.c.input_tokens,
@@ -128,12 +152,16 @@ def _lock_unpublished(connection: Connection, most: int, only: Key | None = None
             func.coalesce(calls.c.model_answered, calls.c.model).label("model"),
         )
         .outerjoin_from(items, calls, calls.c.id == items.c.call_id)
-        # a late answer may just now take a parked item: what was read must still stand when it is written back
-        .where(due, among(connection, items.c.audit_history_id, ours), or_(state_is(ItemState.FAILED), _BROUGHT))
+        .where(
+            _ONLY if one else _DUE,
+            among_later(connection, items.c.audit_history_id, "publish_ours"),
+            # a late answer may just now take a parked item: what was read must still stand when it is written back
+            or_(state_is(ItemState.FAILED), _BROUGHT),
+        )
         .order_by(items.c.audit_history_id, items.c.transaction_id)
-        .limit(most)
+        .limit(_MOST)
         .with_for_update(of=items, key_share=True, skip_locked=True)
-    ).all()
+    )
 
 
 #: the ledger row is as new as the item: under the lock the item is read anew, and its call is not
@@ -142,9 +170,9 @@ _BROUGHT: Final = calls.c.outcome == CallOutcome.VERDICT.value
 
 def first_waiting(connection: Connection) -> Key | None:
     """The item that a slice of one would write back; None: nothing waits."""
-    due = and_(IS_UNPUBLISHED, items.c.available_at <= now(connection), _STILL_OPEN)
-    keys = select(items.c.audit_history_id, items.c.transaction_id).where(due)
-    row = connection.execute(keys.order_by(items.c.audit_history_id, items.c.transaction_id).limit(1)).one_or_none()
+    keys = select(items.c.audit_history_id, items.c.transaction_id).where(_DUE)
+    first = keys.order_by(items.c.audit_history_id, items.c.transaction_id).limit(1)
+    row = connection.execute(first, {"publish_moment": now(connection)}).one_or_none()
     return None if row is None else (row.audit_history_id, row.transaction_id)
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, FromClause, any_, bindparam, cast, column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -19,6 +19,7 @@ from sqlalchemy.types import JSON, Text, TypeEngine
 from gepp_audit.database.types import sqlite_timestamp
 
 S = TypeVar("S")
+P = ParamSpec("P")
 
 
 class Rows:
@@ -52,15 +53,17 @@ class Rows:
         return {f"{self.name}_rows": json.dumps([dict(value) for value in values], default=plain, ensure_ascii=False)}
 
 
-def kept(build: Callable[[Connection], S]) -> Callable[[Connection], S]:
-    """A statement that is built once per kind of database: building one anew costs more than running it."""
-    built: dict[str, S] = {}
+def kept(build: Callable[Concatenate[Connection, P], S]) -> Callable[Concatenate[Connection, P], S]:
+    """A statement that is built once per kind of database, and once for each further argument, of which there must be
+    few: building one anew costs more than running it.
+    """
+    built: dict[tuple[Any, ...], S] = {}
 
-    def statement(connection: Connection) -> S:
-        dialect = connection.dialect.name
-        if dialect not in built:
-            built[dialect] = build(connection)
-        return built[dialect]
+    def statement(connection: Connection, /, *args: P.args, **kwargs: P.kwargs) -> S:
+        key = (connection.dialect.name, *args, *sorted(kwargs.items()))
+        if key not in built:
+            built[key] = build(connection, *args, **kwargs)
+        return built[key]
 
     return statement
 

@@ -13,9 +13,12 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Connection,
+    Delete,
     Integer,
     String,
     Text,
+    Update,
+    bindparam,
     case,
     cast,
     delete,
@@ -27,11 +30,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Row
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from gepp_audit.database.platform import Platform, auditing_organizations
 from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.platform_tables import transaction_audits, transactions
-from gepp_audit.database.rows import Rows, among
+from gepp_audit.database.rows import Rows, among_later, ids_of, kept
 from gepp_audit.database.tables import batches, items, state_is
 from gepp_audit.database.types import AuditStatus, JsonValue, NaiveUtcDateTime, UtcDateTime
 from gepp_audit.model import ItemState, VerdictStatus
@@ -52,6 +56,28 @@ def write(connection: Connection, platform: Platform, writable: Sequence[Row[Any
     """Write these settled items, whose transactions are locked and wanted, in the caller's transaction."""
     deciding = auditing_organizations(connection, {item.organization_id for item in writable})
     values = [_transaction_row(platform, item, item.organization_id in deciding) for item in writable]
+    written = connection.execute(
+        _update_transactions(connection, platform.transaction_columns), _NEW.fill(connection, values) | _at(moment)
+    )
+    statuses: dict[int, str | None] = {row.id: row.status for row in written}
+    records = _write_audits(connection, writable, statuses, moment) if platform.has_audits else {}
+    _mark_published(connection, writable, records, moment)
+    _forget_failures(connection, writable)
+    _count(connection, writable)
+
+
+#: the moment of publishing, a parameter of the kept statements, for the platform's two kinds of times and ours
+_UTC: Final = bindparam("written_at", type_=UtcDateTime())
+_NAIVE: Final = bindparam("written_at_naive", type_=NaiveUtcDateTime())
+
+
+def _at(moment: datetime) -> dict[str, datetime]:
+    return {"written_at": moment, "written_at_naive": moment}
+
+
+@kept
+def _update_transactions(connection: Connection, columns: frozenset[str]) -> ReturningUpdate[Any]:
+    """The verdicts, in as many of `columns` as this platform has."""
     new = _NEW.table(connection)
     changes: dict[str, Any] = {
         "ai_audit_status": cast(new.c.ai_audit_status, AuditStatus),
@@ -65,22 +91,15 @@ def write(connection: Connection, platform: Platform, writable: Sequence[Row[Any
             ),
             else_=transactions.c.status,
         ),
-        "ai_audit_date": literal(moment, NaiveUtcDateTime()),
+        "ai_audit_date": _NAIVE,
         "audit_tokens": new.c.tokens,
     }
-    changes = {name: value for name, value in changes.items() if name in platform.transaction_columns}
-    written = connection.execute(
+    return (
         update(transactions)
         .where(transactions.c.id == new.c.id)
-        .values(changes)
-        .returning(transactions.c.id, transactions.c.status),
-        _NEW.fill(connection, values),
+        .values({name: value for name, value in changes.items() if name in columns})
+        .returning(transactions.c.id, transactions.c.status)
     )
-    statuses: dict[int, str | None] = {row.id: row.status for row in written}
-    records = _write_audits(connection, writable, statuses, moment) if platform.has_audits else {}
-    _mark_published(connection, writable, records, moment)
-    _forget_failures(connection, writable)
-    _count(connection, writable)
 
 
 def _transaction_row(platform: Platform, item: Row[Any], decides: bool) -> dict[str, Any]:
@@ -141,24 +160,27 @@ def _write_audits(
     ]
     if not values:
         return {}
+    written = connection.execute(_insert_audits(connection), _AUDIT.fill(connection, values) | _at(moment))
+    return {row.transaction_id: row.id for row in written}
+
+
+@kept
+def _insert_audits(connection: Connection) -> ReturningInsert[Any]:
     new = _AUDIT.table(connection)
-    at = literal(moment, UtcDateTime())
     source = select(
         *(new.c[name] for name in _AUDIT.columns),
         literal(False, Boolean),
         literal("ai_async", Text),
         literal(True, Boolean),
-        at,
-        at,
+        _UTC,
+        _UTC,
     )
     columns = [*_AUDIT.columns, "by_human", "audit_type", "is_active", "created_date", "updated_date"]
-    written = connection.execute(
+    return (
         insert(transaction_audits)
         .from_select(columns, source, include_defaults=False)
-        .returning(transaction_audits.c.transaction_id, transaction_audits.c.id),
-        _AUDIT.fill(connection, values),
+        .returning(transaction_audits.c.transaction_id, transaction_audits.c.id)
     )
-    return {row.transaction_id: row.id for row in written}
 
 
 _PUBLISHED: Final = Rows(
@@ -180,26 +202,33 @@ def _mark_published(
         }
         for item in writable
     ]
+    connection.execute(_update_items(connection), _PUBLISHED.fill(connection, values) | _at(moment))
+
+
+@kept
+def _update_items(connection: Connection) -> Update:
     new = _PUBLISHED.table(connection)
-    connection.execute(
+    return (
         update(items)
         .where(items.c.audit_history_id == new.c.audit_history_id, items.c.transaction_id == new.c.transaction_id)
-        .values(published_at=moment, audit_record_id=new.c.audit_record_id),
-        _PUBLISHED.fill(connection, values),
+        .values(published_at=_UTC, audit_record_id=new.c.audit_record_id)
     )
 
 
 def _forget_failures(connection: Connection, writable: Sequence[Row[Any]]) -> None:
     """A verdict outdates what failed before it: only the latest outcome of a transaction is remembered."""
     decided = [item.transaction_id for item in writable if item.state == ItemState.DONE]
-    connection.execute(
-        delete(items).where(
-            state_is(ItemState.FAILED),
-            items.c.published_at.is_not(None),
-            among(connection, items.c.transaction_id, decided),
-            # asked of each, since SQLite would list every closed batch first
-            exists().where(batches.c.audit_history_id == items.c.audit_history_id, batches.c.closed_at.is_not(None)),
-        )
+    connection.execute(_delete_failures(connection), ids_of(connection, "written_ids", decided))
+
+
+@kept
+def _delete_failures(connection: Connection) -> Delete:
+    return delete(items).where(
+        state_is(ItemState.FAILED),
+        items.c.published_at.is_not(None),
+        among_later(connection, items.c.transaction_id, "written_ids"),
+        # asked of each, since SQLite would list every closed batch first
+        exists().where(batches.c.audit_history_id == items.c.audit_history_id, batches.c.closed_at.is_not(None)),
     )
 
 
@@ -211,16 +240,30 @@ def _count(connection: Connection, writable: Sequence[Row[Any]]) -> None:
         count["processed"] += 1
         count["approved"] += item.verdict_status == VerdictStatus.APPROVED
         count["rejected"] += item.verdict_status == VerdictStatus.REJECTED
+    counts = _COUNTED.fill(connection, ({"audit_history_id": id_, **count} for id_, count in added.items()))
+    totals = connection.execute(_add_to_counters(connection), counts).all()
+    connection.execute(
+        _show_counters(connection),
+        _COUNTED.fill(connection, (row._asdict() for row in totals)) | ids_of(connection, "counted_ids", added),
+    )
+
+
+@kept
+def _add_to_counters(connection: Connection) -> ReturningUpdate[Any]:
     counted = _COUNTED.table(connection).c
-    totals = connection.execute(
+    return (
         update(batches)
         .where(batches.c.audit_history_id == counted.audit_history_id)
         .values({name: batches.c[name] + counted[name] for name in ("processed", "approved", "rejected")})
-        .returning(batches.c.audit_history_id, batches.c.processed, batches.c.approved, batches.c.rejected),
-        _COUNTED.fill(connection, ({"audit_history_id": id_, **count} for id_, count in added.items())),
-    ).all()
-    free = select(history.c.id).where(among(connection, history.c.id, list(added)))
-    connection.execute(
+        .returning(batches.c.audit_history_id, batches.c.processed, batches.c.approved, batches.c.rejected)
+    )
+
+
+@kept
+def _show_counters(connection: Connection) -> Update:
+    counted = _COUNTED.table(connection).c
+    free = select(history.c.id).where(among_later(connection, history.c.id, "counted_ids"))
+    return (
         update(history)
         .where(
             history.c.id == counted.audit_history_id,
@@ -230,8 +273,7 @@ def _count(connection: Connection, writable: Sequence[Row[Any]]) -> None:
             processed_transactions=counted.processed,
             approved_count=counted.approved,
             rejected_count=counted.rejected,
-        ),
-        _COUNTED.fill(connection, (row._asdict() for row in totals)),
+        )
     )
 
 

@@ -12,7 +12,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, FromClause, any_, bindparam, cast, column, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Integer,
+    any_,
+    bindparam,
+    cast,
+    column,
+    func,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import JSON, Text, TypeEngine
 
@@ -41,16 +53,21 @@ class Rows:
             each = func.json_each(document).table_valued("value", name=f"{self.name}_each")
             fields = [_extract(each.c.value, key, type_).label(key) for key, type_ in self.columns.items()]
             return select(*fields).select_from(each).subquery(self.name)
-        return (
+        each = (
             func.jsonb_to_recordset(cast(document, JSONB))
-            .table_valued(*(column(key, type_) for key, type_ in self.columns.items()), name=self.name)
-            .render_derived(name=self.name, with_types=True)
+            .table_valued(*(column(key, type_) for key, type_ in self.columns.items()), name=f"{self.name}_each")
+            .render_derived(name=f"{self.name}_each", with_types=True)
         )
+        # the planner takes what a function returns for a hundred rows, and would for so many rather read the whole of a
+        # table of ten thousand rows than look each up: it believes a limit
+        return select(*each.c).limit(bindparam(f"{self.name}_count", type_=Integer())).subquery(self.name)
 
-    def fill(self, connection: Connection, values: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    def fill(self, connection: Connection, values: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """The parameters of a statement that joins the table."""
-        plain = _plain_sqlite if connection.dialect.name == "sqlite" else _plain
-        return {f"{self.name}_rows": json.dumps([dict(value) for value in values], default=plain, ensure_ascii=False)}
+        rows = [dict(value) for value in values]
+        sqlite = connection.dialect.name == "sqlite"
+        document = json.dumps(rows, default=_plain_sqlite if sqlite else _plain, ensure_ascii=False)
+        return {f"{self.name}_rows": document} | ({} if sqlite else {f"{self.name}_count": len(rows)})
 
 
 def kept(build: Callable[Concatenate[Connection, P], S]) -> Callable[Concatenate[Connection, P], S]:

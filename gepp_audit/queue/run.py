@@ -13,7 +13,6 @@ import contextlib
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,6 +28,7 @@ from gepp_audit.database.settling import Settlement, settle
 from gepp_audit.errors import OperatorError
 from gepp_audit.model import CallResult, Claim, ErrorCode, ItemState, Pace
 from gepp_audit.queue import asking, budgeting, gatekeeping, intake, judging, writeback
+from gepp_audit.queue.arrivals import TURN, Arrivals
 from gepp_audit.queue.claiming import Claimed, Claimer
 from gepp_audit.queue.handing_back import hand_back
 from gepp_audit.queue.housekeeping import Housekeeper
@@ -38,11 +38,6 @@ from gepp_audit.queue.summary import Outcome, Summary
 
 #: a run goes on while something is due within so many seconds
 _DUE_WITHIN: Final = 10.0
-#: after the first answer its neighbours are waited for so long at most, and only while they arrive this close together
-_LINGER: Final = 0.008
-_QUIET: Final = 0.003
-#: so many calls are settled and claimed in one turn: the first of a wave of answers need not wait for the last
-_TURN: Final = 6
 #: verdicts are published in small slices, since the answers that arrive meanwhile wait
 _PUBLISH_AT: Final = 48
 _PUBLISH_EVERY: Final = 1.0
@@ -97,7 +92,7 @@ class Run:
         #: the calls under way, by call id
         self.asked: dict[int, asking.Asked] = {}
         #: results that wait for their turn
-        self.arrivals: deque[CallResult] = deque()
+        self.arrivals = Arrivals(provider)
         #: settlements that need no answer, for the next transaction
         self.unasked: list[Settlement] = []
         #: what has been judged and is not written yet
@@ -151,14 +146,12 @@ class Run:
     # -- settle and claim ----------------------------------------------------------------------------------------------
 
     def arrived(self) -> list[Settlement]:
-        """Wait for answers, a little longer for their neighbours, and judge them."""
-        if self.asked and not self.arrivals:
-            self.arrivals.extend(self.provider.wait(self._seconds_to_wait()))
-            self._gather()
+        """Wait for answers, and judge them as they come."""
         settlements, self.unasked = self.unasked, []
         self.unsettled = settlements
-        for _ in range(min(_TURN, len(self.arrivals))):
-            settlements += self._judged(self.arrivals.popleft())
+        if self.asked:
+            for result in self.arrivals.turn(len(self.asked), self._seconds_to_wait()):
+                settlements += self._judged(result)
         return settlements
 
     def _judged(self, result: CallResult) -> list[Settlement]:
@@ -172,15 +165,6 @@ class Run:
             return []
         moment, blocked = self.claimer.moment(), self.claimer.blocked
         return [judging.settlement(result, asked, self.options, moment=moment, chance=random.random(), blocked=blocked)]
-
-    def _gather(self) -> None:
-        """Calls that left together come back together: wait for the first answer's neighbours, they share a turn."""
-        enough, deadline = min(_TURN, len(self.asked)), time.monotonic() + _LINGER
-        while 0 < len(self.arrivals) < enough and time.monotonic() < deadline:
-            neighbours = self.provider.wait(_QUIET)
-            if not neighbours:
-                break
-            self.arrivals.extend(neighbours)
 
     def settle_and_claim(self, settlements: Sequence[Settlement]) -> list[Claim]:
         """Steps 6 and 4 in one transaction: what has arrived is settled, and as many items as slots are free are
@@ -228,7 +212,7 @@ class Run:
         return claimed.claims
 
     def _claim(self, connection: Connection, slots: int) -> Claimed:
-        return self.claimer.claim(connection, slots, nothing_under_way=not self.asked, expire=not self.arrivals)
+        return self.claimer.claim(connection, slots, nothing_under_way=not self.asked, expire=not self.arrivals.left)
 
     def _free_slots(self) -> int:
         if self._stopping() or self.claimer.alone_call in self.asked or time.monotonic() < self.look_at:
@@ -236,7 +220,7 @@ class Run:
         free = self.options.concurrency - len(self.asked)
         if self.options.max_transactions is not None:
             free = min(free, self.options.max_transactions - len(self.seen))
-        return min(free, _TURN)
+        return min(free, TURN)
 
     def _note_claim(self, claimed: Claimed, slots: int) -> None:
         now = time.monotonic()
@@ -305,8 +289,7 @@ class Run:
         """Enough has been settled, or some of it long ago, and no answer waits; or far too much."""
         if self.unpublished < _PUBLISH_AT and not (self.unpublished and self._due("publish", _PUBLISH_EVERY)):
             return False
-        self.arrivals.extend(self.provider.wait(0.0))
-        return not self.arrivals or self.unpublished >= 3 * _PUBLISH_AT
+        return not self.arrivals.waiting() or self.unpublished >= 3 * _PUBLISH_AT
 
     def sweep(self) -> bool:
         """Close what is finished and take up what is new; True: there is something new."""
@@ -356,9 +339,7 @@ class Run:
         """`error` ends this run: keep the answers that have arrived, and let go what is in flight."""
         settlements = self.unsettled + self.unasked
         settlements += [judging.abandoned(self.asked.pop(id_).claim) for id_ in self.provider.abandon()]
-        self.arrivals.extend(self.provider.wait(0.0))
-        while self.arrivals:
-            result = self.arrivals.popleft()
+        for result in self.arrivals.rest():
             with contextlib.suppress(Exception):  # an answer that nobody was prepared for counts as a crash
                 settlements += self._judged(result)
         unreachable = isinstance(error, OperatorError) and error.code == "database_unreachable"

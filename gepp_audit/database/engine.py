@@ -131,7 +131,7 @@ def _guard(connection: Connection, statement_timeout_ms: int) -> None:
     The same round trip reads the clock, for `opened_at`.
     """
     connection.info[_OPENED_AT] = connection.exec_driver_sql(
-        guard(statement_timeout_ms) + "SELECT clock_timestamp()"
+        f"SELECT clock_timestamp(), {guard(statement_timeout_ms)}"
     ).scalar_one()
 
 

@@ -90,7 +90,7 @@ def _postgresql(address: str, statuses: Sequence[str], host: str) -> Glance:
     connection = psycopg2.connect(address, **{**CONNECT_ARGUMENTS, "connect_timeout": _CONNECT_SECONDS})
     try:
         with connection.cursor() as cursor:
-            cursor.execute(guard(_STATEMENT_MS) + question("%s", statuses), [*statuses, host])
+            cursor.execute(f"SELECT {guard(_STATEMENT_MS)}; {question('%s', statuses)}", [*statuses, host])
             (work,) = cursor.fetchone()
         connection.rollback()
     except BaseException:

@@ -17,11 +17,12 @@ IDLE_TIMEOUT_MS: Final = 5_000
 
 
 def guard(statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> str:
-    """The SQL that bounds the waits of one transaction of PostgreSQL: SET LOCAL ends with it, so nothing is left in a
-    pooled session.
+    """Columns of a SELECT that bound the waits of one transaction of PostgreSQL: what is set locally ends with it, so
+    nothing is left in a pooled session.
     """
-    return (
-        f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
-        f"SET LOCAL statement_timeout = {statement_timeout_ms}; "
-        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}; "
-    )
+    waits = {
+        "lock_timeout": LOCK_TIMEOUT_MS,
+        "statement_timeout": statement_timeout_ms,
+        "idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS,
+    }
+    return ", ".join(f"set_config('{name}', '{ms}', true)" for name, ms in waits.items())

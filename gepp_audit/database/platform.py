@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, Text, cast, inspect, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Select, Text, cast, or_, select
 from sqlalchemy.engine import Row
 
 from gepp_audit.audit.rules import ordered, parse_actions
@@ -59,23 +59,41 @@ class Loaded:
 
 def detect(connection: Connection) -> Platform:
     """Look which version of the platform this is."""
-    inspector = inspect(connection)
-    labels = {"failed"}
-    if connection.dialect.name == "postgresql":
-        found = connection.execute(
-            text("SELECT enumlabel FROM pg_enum WHERE enumtypid = to_regtype('ai_audit_status_enum')")
-        ).scalars()
-        labels = set(found)
+    found: dict[str, set[str]] = {}
+    for place, name in connection.exec_driver_sql(_SHAPE[connection.dialect.name]):
+        found.setdefault(place, set()).add(name)
+    nothing: set[str] = set()
     return Platform(
-        transaction_columns=_columns(inspector, transactions),
-        history_columns=_columns(inspector, transaction_audit_history),
-        has_failed_label="failed" in labels,
-        has_audits=inspector.has_table(transaction_audits.name),
+        transaction_columns=frozenset(found.get(transactions.name, nothing)),
+        history_columns=frozenset(found.get(transaction_audit_history.name, nothing)),
+        has_failed_label=connection.dialect.name != "postgresql" or "failed" in found.get(_LABELS, nothing),
+        has_audits=transaction_audits.name in found,
     )
 
 
-def _columns(inspector: Any, table: Table) -> frozenset[str]:
-    return frozenset(column["name"] for column in inspector.get_columns(table.name))
+_LABELS: Final = "ai_audit_status_enum"
+_COLUMNS_OF: Final = (transactions.name, transaction_audit_history.name)
+#: the columns of two tables, the labels of the enum, and the table that may be missing, as (of what, name): one plain
+#: statement, since an inspector asks for all there is to know of a column, in statements that are slow to build
+_SHAPE: Final = {
+    "postgresql": " UNION ALL ".join(
+        (
+            *(
+                f"SELECT '{table}', attname::text FROM pg_attribute"
+                f" WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
+                for table in _COLUMNS_OF
+            ),
+            f"SELECT '{_LABELS}', enumlabel::text FROM pg_enum WHERE enumtypid = to_regtype('{_LABELS}')",
+            f"SELECT '{transaction_audits.name}', '' WHERE to_regclass('{transaction_audits.name}') IS NOT NULL",
+        )
+    ),
+    "sqlite": " UNION ALL ".join(
+        (
+            *(f"SELECT '{table}', name FROM pragma_table_xinfo('{table}')" for table in _COLUMNS_OF),
+            f"SELECT '{transaction_audits.name}', '' FROM sqlite_master WHERE name = '{transaction_audits.name}'",
+        )
+    ),
+}
 
 
 def load_rules(connection: Connection, organization_id: int) -> tuple[Rule, ...]:

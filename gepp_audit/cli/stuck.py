@@ -191,7 +191,7 @@ def _metrics(text: str, file: str | None) -> list[str | Table]:
 def _unknown(error: OperatorError, wanted: _Wanted) -> Result:
     """A monitor wants to read on stdout that nothing could be looked at, and why."""
     from gepp_audit.cli import stuck_formats
-    from gepp_audit.queue.diagnosis import Status
+    from gepp_audit.queue.causes.names import Status
 
     logs.event(logging.ERROR, "command_failed", error=error, file_only=True, code=error.code, message=error.message)
     message, fix = logs.redacted(error.message), logs.redacted(error.fix)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gepp_audit.cli.render import Table
 from gepp_audit.plain_text import printable
-from gepp_audit.queue.diagnosis import Status
+from gepp_audit.queue.causes.names import Status
 from gepp_audit.queue.wording import capital, counted, listed, moment_in_words, span
 
 if TYPE_CHECKING:
     from gepp_audit.errors import OperatorError
-    from gepp_audit.queue.inspecting import Report, Stuck
+    from gepp_audit.queue.diagnosing import Stuck
+    from gepp_audit.queue.inspecting import Report
 
 _COLUMNS: Final = ("BATCH", "ORG", "AGE", "CAUSE", "READY", "CALLING", "DONE", "FAILED", "SKIPPED")
 

@@ -139,7 +139,7 @@ _OPENED_AT: Final = "gepp_audit_opened_at"
 
 
 def opened_at(connection: Connection) -> datetime:
-    """The database's clock when this write transaction began, aware, UTC: costs nothing, but is old after a wait."""
+    """The database's clock when this transaction began, aware, UTC: costs nothing, but is old after a wait."""
     moment = connection.info.get(_OPENED_AT)
     return moment.astimezone(UTC) if isinstance(moment, datetime) else now(connection)
 

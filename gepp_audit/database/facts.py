@@ -185,30 +185,3 @@ class Facts:
     queue: QueueFacts
     #: every open batch, oldest first
     batches: tuple[BatchFacts, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Orphans:
-    """Transactions that are `queued` in no open batch."""
-
-    count: int = 0
-    #: False: there were more queued ones than are looked at
-    complete: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rivals:
-    """Batches of ours that another program completed or failed lately."""
-
-    batches: int = 0
-    last_at: datetime | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlatformBatch:
-    """A row of the platform's history that is not open for us."""
-
-    audit_history_id: int
-    status: str | None
-    completed_at: datetime | None
-    deleted: bool

@@ -1,4 +1,4 @@
-"""What a doctor asks of a database: its version, its clock, its file, who reported last, who else settles our batches.
+"""What a doctor asks of a database: its version, its clock, its file, who reported last.
 
 Reads only, a SQLite file through a handle that cannot write. What the facts mean, `queue/doctor/` says.
 """
@@ -13,23 +13,21 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, and_, create_engine, event, func, inspect, select, union_all
+from sqlalchemy import Connection, and_, create_engine, event, func, inspect, select
 
 from gepp_audit.database.engine import Database, now, open_database, parse_url, sqlite_path
 from gepp_audit.database.json_functions import ExactSum
 from gepp_audit.database.migrate import revision_of
 from gepp_audit.database.platform_tables import embedded_marker, platform_metadata, transaction_audits
-from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.retention import KEPT
 from gepp_audit.database.sqlite_files import file_system_of, is_network
 from gepp_audit.database.tables import SCHEMA_REVISION, batches, calls, runs
 from gepp_audit.database.types import UtcDateTime, sqlite_timestamp
+from gepp_audit.database.whole_queue import open_by_status
 from gepp_audit.errors import OperatorError
-from gepp_audit.model import BatchOutcome
 
 __all__ = [
     "MOST_COUNTED",
-    "OPEN_STATUSES",
     "HostFacts",
     "PlatformShape",
     "Server",
@@ -38,20 +36,16 @@ __all__ = [
     "is_embedded",
     "is_network",
     "is_postgresql",
-    "open_by_status",
     "open_to_look",
     "overdue",
     "revision",
     "server",
-    "settled_by_others",
     "shape",
     "sqlite_file",
 ]
 
 #: how far a count goes: beyond it, it is "many"
 MOST_COUNTED: Final = 10_000
-#: how a platform marks a batch that is not settled
-OPEN_STATUSES: Final = ("in_progress", "pending")
 _ROUND_TRIPS: Final = 3
 #: pruning happens in small slices between the work, so a day's delay is none
 _PRUNED_WITHIN: Final = timedelta(days=1)
@@ -234,16 +228,6 @@ def _is_optional(table: str) -> bool:
     return table in (transaction_audits.name, embedded_marker.name)
 
 
-def open_by_status(connection: Connection) -> dict[str, int]:
-    """How many batches of the platform are open in which status, whether or not a run takes that status."""
-    found = connection.execute(
-        select(history.c.status, func.count())
-        .where(history.c.status.in_(OPEN_STATUSES), history.c.deleted_date.is_(None))
-        .group_by(history.c.status)
-    )
-    return {row[0]: row[1] for row in found}
-
-
 # -- our tables --------------------------------------------------------------------------------------------------------
 
 
@@ -261,24 +245,6 @@ def hosts(connection: Connection) -> tuple[datetime, list[HostFacts]]:
         .order_by(latest.c.reported_at.desc())
     )
     return now(connection), [HostFacts(host=row[0], reported_at=row[1], version=row[2]) for row in found]
-
-
-def settled_by_others(connection: Connection, within: timedelta) -> tuple[datetime, int, datetime | None]:
-    """The database's clock; how many batches that we had taken up somebody else completed or failed lately; the last.
-
-    A batch that a person cancelled or undid has another status, or is deleted.
-    """
-    moment = now(connection)
-    # an expression: by the status itself, SQLite would read the whole history
-    theirs = and_(history.c.deleted_date.is_(None), history.c.status.concat("").in_(("completed", "failed")))
-    ours = select(batches.c.closed_at).join_from(batches, history, history.c.id == batches.c.audit_history_id)
-    let_go = and_(batches.c.outcome == BatchOutcome.WITHDRAWN.value, batches.c.closed_at > moment - within)
-    settled = union_all(
-        ours.where(let_go, theirs),
-        ours.where(batches.c.closed_at.is_(None), theirs),
-    ).subquery("settled")
-    found = connection.execute(select(func.count(), func.max(settled.c.closed_at, type_=UtcDateTime()))).one()
-    return moment, found[0], found[1]
 
 
 def overdue(connection: Connection) -> dict[str, int]:

@@ -11,35 +11,26 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, and_, case, func, literal, null, select, true
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, true
 from sqlalchemy.engine import Row
 
 from gepp_audit.database import lockers, signs_of_life
-from gepp_audit.database.engine import now
-from gepp_audit.database.facts import LATELY_SECONDS, BatchFacts, Facts, GateFacts, Lease, PlatformBatch, QueueFacts
+from gepp_audit.database.facts import LATELY_SECONDS, BatchFacts, Facts, GateFacts, Lease, QueueFacts
+from gepp_audit.database.open_batches import Opened
 from gepp_audit.database.platform_tables import IN_PROGRESS
-from gepp_audit.database.platform_tables import transaction_audit_history as history
 from gepp_audit.database.rows import among
 from gepp_audit.database.tables import GLOBAL_SCOPE, IS_READY, IS_UNPUBLISHED, batches, items, limits, state_is
 from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import ErrorCode, ItemState, SkipReason
 
-#: as another program marks a batch that it has settled
-_SETTLED: Final = ("completed", "failed")
 
-
-def collect(connection: Connection, statuses: Sequence[str]) -> Facts:
-    """The facts of all open batches: ours that are not closed, and those of the platform that we have not seen yet.
-
-    `statuses`: by which the platform marks an open batch.
-    """
-    moment = now(connection)
-    # in this order, a batch that is taken up meanwhile is found at least once, and as ours if twice
-    open_ = {row.id: row for row in (*_unseen(connection, statuses), *_ours(connection, statuses))}
+def collect(connection: Connection, opened: Opened) -> Facts:
+    """The facts of all open batches."""
+    moment = opened.moment
     counts = _counts(connection, moment)
     errors = _last_errors(connection, [id_ for id_, row in counts.items() if row.with_error])
     leases = signs_of_life.leases(connection, moment)
-    found = [_batch(row, counts.get(id_), errors.get(id_), leases.get(id_, ())) for id_, row in open_.items()]
+    found = [_batch(row, counts.get(id_), errors.get(id_), leases.get(id_, ())) for id_, row in opened.rows.items()]
     queue = QueueFacts(
         gates=_gates(connection, {batch.organization_id for batch in found}),
         runs=signs_of_life.latest_runs(connection),
@@ -76,74 +67,7 @@ def _may_wait_for_a_lock(batch: BatchFacts) -> bool:
     return not batch.wanted or (batch.fanned_out_at is not None and not batch.left)
 
 
-def platform_batches(connection: Connection, ids: Iterable[int]) -> dict[int, PlatformBatch]:
-    """What the platform says of these batches, by id; those that it does not know are left out."""
-    statement = select(history.c.id, history.c.status, history.c.completed_at, history.c.deleted_date)
-    found = connection.execute(statement.where(among(connection, history.c.id, ids)))
-    return {
-        row.id: PlatformBatch(
-            audit_history_id=row.id,
-            status=row.status,
-            completed_at=row.completed_at,
-            deleted=row.deleted_date is not None,
-        )
-        for row in found
-    }
-
-
 # -- batches -----------------------------------------------------------------------------------------------------------
-
-
-def _ours(connection: Connection, statuses: Sequence[str]) -> Sequence[Any]:
-    """Our open batches, each with whether the platform still wants it."""
-    # whatever status it was discovered in, it is in progress since
-    wanted = and_(history.c.deleted_date.is_(None), history.c.status.in_({*statuses, IN_PROGRESS}))
-    settled = and_(history.c.deleted_date.is_(None), history.c.status.in_(_SETTLED))
-    # before we have written our counters, theirs may be those of whoever worked on the batch in former times
-    ahead = case((batches.c.processed > 0, history.c.processed_transactions - batches.c.processed), else_=0)
-    return connection.execute(
-        select(
-            batches.c.audit_history_id.label("id"),
-            batches.c.organization_id,
-            batches.c.started_at,
-            batches.c.discovered_at,
-            batches.c.fanned_out_at,
-            batches.c.error,
-            case((wanted, 1), else_=0).label("wanted"),
-            history.c.status.label("platform_status"),
-            case((settled, 1), else_=0).label("settled_elsewhere"),
-            func.coalesce(ahead, 0).label("ahead_elsewhere"),
-            case((batches.c.fanned_out_at.is_(None), _listed(connection)), else_=0).label("listed"),
-        )
-        .outerjoin_from(batches, history, history.c.id == batches.c.audit_history_id)
-        .where(batches.c.closed_at.is_(None))
-    ).all()
-
-
-def _unseen(connection: Connection, statuses: Sequence[str]) -> Sequence[Any]:
-    """The platform's open batches that no run of ours has taken up yet."""
-    known = select(batches.c.audit_history_id).where(batches.c.audit_history_id == history.c.id).exists()
-    nothing = null()
-    return connection.execute(
-        select(
-            history.c.id,
-            history.c.organization_id,
-            history.c.started_at,
-            nothing.label("discovered_at"),
-            nothing.label("fanned_out_at"),
-            nothing.label("error"),
-            literal(1).label("wanted"),
-            history.c.status.label("platform_status"),
-            literal(0).label("settled_elsewhere"),
-            literal(0).label("ahead_elsewhere"),
-            _listed(connection).label("listed"),
-        ).where(history.c.status.in_(statuses), history.c.deleted_date.is_(None), ~known)
-    ).all()
-
-
-def _listed(connection: Connection) -> ColumnElement[int]:
-    length = func.cardinality if connection.dialect.name == "postgresql" else func.json_array_length
-    return func.coalesce(length(history.c.transactions, type_=Integer()), 0)
 
 
 def _batch(row: Any, counts: Row[Any] | None, error: Row[Any] | None, leases: Sequence[Lease]) -> BatchFacts:

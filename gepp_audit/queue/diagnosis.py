@@ -28,7 +28,8 @@ from typing import Final
 
 from gepp_audit.database.facts import BatchFacts, QueueFacts
 from gepp_audit.queue.causes import people, platform, progress, provider, runs
-from gepp_audit.queue.causes.case import SILENT_SECONDS, Case, Cause, Diagnosis, Held, Status
+from gepp_audit.queue.causes.case import SILENT_SECONDS, Case, Diagnosis, Held
+from gepp_audit.queue.causes.names import Cause, Status
 from gepp_audit.queue.wording import counted
 
 __all__ = ["SILENT_SECONDS", "Cause", "Diagnosis", "Held", "Status", "diagnose"]

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from gepp_audit.queue.diagnosis import Cause, Status
+from gepp_audit.queue.causes.names import Cause, Status
 
 if TYPE_CHECKING:
-    from gepp_audit.queue.inspecting import Report, Stuck
+    from gepp_audit.queue.diagnosing import Stuck
+    from gepp_audit.queue.inspecting import Report
 
 #: labels and a value
 Sample = tuple[Mapping[str, str], float]

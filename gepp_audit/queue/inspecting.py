@@ -1,31 +1,28 @@
-"""Which open batches are stuck, and why: the stored facts, what this host can see of processes, and the diagnosis of
-each. Changes nothing.
-"""
+"""Which open batches are stuck, and what is wrong beside them. Why one is stuck, `diagnosing` says. Writes nothing."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from gepp_audit.database import health, items, limits, reports, retrying, windows
+from gepp_audit.database import retrying
 from gepp_audit.database.engine import Database
-from gepp_audit.database.facts import BatchFacts, Facts, Orphans, PlatformBatch, Rivals
-from gepp_audit.database.limits import Gate
+from gepp_audit.database.open_batches import Opened, PlatformBatch, open_batches, platform_batches
 from gepp_audit.database.platform import detect
+from gepp_audit.database.whole_queue import OPEN_STATUSES, Orphans, Rivals, open_by_status, settled_by_others
 from gepp_audit.errors import OperatorError
-from gepp_audit.queue import liveness
-from gepp_audit.queue.causes.platform import SWITCH_OFF
-from gepp_audit.queue.diagnosis import Diagnosis, Held, Status, diagnose
-from gepp_audit.queue.holding import Hold
-from gepp_audit.queue.standing import look, reservation
+from gepp_audit.queue.causes.names import SWITCH_OFF, Status
 from gepp_audit.queue.untaken import Untaken, untaken
 from gepp_audit.queue.wording import listed
+
+if TYPE_CHECKING:
+    from gepp_audit.queue.diagnosing import Findings, Stuck
 
 #: so many queued transactions are looked at for orphans
 _LOOKED_AT: Final = 5_000
@@ -47,42 +44,6 @@ class Question:
     #: the cap of an answer in tokens, and USD of so many tokens of input and output: what one more call would reserve
     most_output: int = 0
     price: Callable[[int, int], Decimal | None] | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stuck:
-    """One stuck batch."""
-
-    batch: BatchFacts
-    diagnosis: Diagnosis
-    #: seconds since it was started
-    age: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Its entry in `stuck --json`."""
-        batch, diagnosis = self.batch, self.diagnosis
-        return {
-            "audit_history_id": batch.audit_history_id,
-            "organization_id": batch.organization_id,
-            "started_at": batch.started_at,
-            "age_seconds": self.age,
-            "cause": diagnosis.cause.value,
-            "reason": diagnosis.reason,
-            "explanation": diagnosis.explanation,
-            "fix": diagnosis.fix_for(batch.audit_history_id),
-            "transactions": self.transactions,
-            "last_error": self.last_error,
-        }
-
-    @property
-    def transactions(self) -> dict[str, int]:
-        """How many of its transactions are where."""
-        return {name: getattr(self.batch, name) for name in ("ready", "calling", "done", "failed", "skipped")}
-
-    @property
-    def last_error(self) -> str | None:
-        """`code: message`, or what there is of it."""
-        return ": ".join(part for part in (self.batch.last_error_code, self.batch.last_error) if part) or None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,33 +96,15 @@ class Report:
         }
 
 
-def inspect(database: Database, question: Question) -> Report:
-    """Look at all open batches and diagnose those that are asked for. OperatorError: a named batch does not exist."""
-    facts, others, held, beside = database.read(lambda connection: _look(connection, question))
-    unknown = tuple(id_ for id_ in _not_open(facts, question.ids) if id_ not in others)
-    if unknown:
-        raise no_such_batch(unknown)
-    queue = replace(facts.queue, gone=_gone(facts, question.host))
-    chosen = []
-    for batch in facts.batches:
-        age = max(int((facts.moment - batch.started_at).total_seconds()), 0)
-        if batch.audit_history_id in question.ids if question.ids else age >= question.older_than:
-            chosen.append(
-                Stuck(
-                    batch=batch,
-                    diagnosis=diagnose(batch, queue, facts.moment, held.get(batch.organization_id)),
-                    age=age,
-                )
-            )
-    return Report(
-        older_than=0 if question.ids else question.older_than,
-        stuck=tuple(chosen),
-        open_batches=len(facts.batches),
-        ended=tuple(others[id_] for id_ in sorted(others)),
-        orphans=beside.orphans,
-        rivals=beside.rivals,
-        untaken=beside.untaken,
-    )
+class _Seen(NamedTuple):
+    """What was read."""
+
+    opened: Opened
+    #: None: nothing is stuck
+    findings: Findings | None
+    #: those named that are not open, as far as they exist
+    others: dict[int, PlatformBatch]
+    beside: _Beside
 
 
 class _Beside(NamedTuple):
@@ -172,70 +115,67 @@ class _Beside(NamedTuple):
     untaken: Untaken
 
 
-def _look(
-    connection: Connection, question: Question
-) -> tuple[Facts, dict[int, PlatformBatch], dict[int, Held], _Beside]:
-    facts = reports.collect(connection, question.batch_statuses)
-    missing = _not_open(facts, question.ids)
-    others = reports.platform_batches(connection, missing) if missing else {}
+def inspect(database: Database, question: Question) -> Report:
+    """Look at all open batches and diagnose those that are asked for. OperatorError: a named batch does not exist."""
+    seen = database.read(lambda connection: _look(connection, question))
+    unknown = tuple(id_ for id_ in _not_open(seen.opened, question.ids) if id_ not in seen.others)
+    if unknown:
+        raise no_such_batch(unknown)
+    return Report(
+        older_than=0 if question.ids else question.older_than,
+        stuck=() if seen.findings is None else seen.findings.diagnoses(),
+        open_batches=len(seen.opened.rows),
+        ended=tuple(seen.others[id_] for id_ in sorted(seen.others)),
+        orphans=seen.beside.orphans,
+        rivals=seen.beside.rivals,
+        untaken=seen.beside.untaken,
+    )
+
+
+def _look(connection: Connection, question: Question) -> _Seen:
+    opened = open_batches(connection, question.batch_statuses)
+    missing = _not_open(opened, question.ids)
+    others = platform_batches(connection, missing) if missing else {}
     if question.ids:
-        named = Counter(one.status for one in others.values() if one.status in health.OPEN_STATUSES and not one.deleted)
+        named = Counter(one.status for one in others.values() if one.status in OPEN_STATUSES and not one.deleted)
         beside = _Beside(Orphans(), Rivals(), untaken(named, question.batch_statuses))
     else:
         beside = _whole_queue(connection, question.batch_statuses)
-    return facts, others, _held(connection, question, facts.moment), beside
+    findings = None
+    if chosen := _chosen(opened, question):
+        # the rest of the queue's modules and tables: a monitor that finds nothing stuck shall not pay for them
+        from gepp_audit.queue.diagnosing import find
+
+        findings = find(connection, opened, chosen, question)
+    return _Seen(opened=opened, findings=findings, others=others, beside=beside)
+
+
+def _chosen(opened: Opened, question: Question) -> frozenset[int]:
+    """The open batches that are named, or that are old enough."""
+    if question.ids:
+        return frozenset(id_ for id_ in question.ids if id_ in opened.rows)
+    return frozenset(
+        id_ for id_, row in opened.rows.items() if age(row.started_at, opened.moment) >= question.older_than
+    )
+
+
+def age(started_at: datetime, moment: datetime) -> int:
+    """Whole seconds since a batch was started."""
+    return max(int((moment - started_at).total_seconds()), 0)
 
 
 def _whole_queue(connection: Connection, statuses: Sequence[str]) -> _Beside:
     count, complete = retrying.count_orphans(connection, detect(connection), statuses, _LOOKED_AT)
-    _, settled, last_at = health.settled_by_others(connection, _RIVAL_WITHIN)
+    _, settled, last_at = settled_by_others(connection, _RIVAL_WITHIN)
     return _Beside(
         Orphans(count=count, complete=complete),
         Rivals(batches=settled, last_at=last_at),
-        untaken(health.open_by_status(connection), statuses),
+        untaken(open_by_status(connection), statuses),
     )
 
 
-def _held(connection: Connection, question: Question, moment: datetime) -> dict[int, Held]:
-    """What the limits hold back, by organization, as a claim would see it at this moment."""
-    gate = limits.gate(connection)
-    claimable = items.open_batches(connection, moment, 1)
-    recent = windows.recent(connection)
-
-    def price(read: int, written: int) -> Decimal | None:
-        return Decimal(0) if question.price is None else question.price(read, written)
-
-    needs = {}
-    for batch in claimable:
-        newest = recent.get(batch.organization_id)
-        largest = None if newest is None else newest.input_tokens
-        needs[batch.audit_history_id] = reservation(batch, largest, question.most_output, price)
-    holds = look(connection, gate, moment, claimable, needs, write=False).holds
-    return {id_: Held(hold=one, by_provider=_by_provider(one, gate)) for id_, one in holds.items()}
-
-
-def _by_provider(hold: Hold, gate: Gate) -> bool:
-    """What people set lies higher, or is no limit at all: it is the provider's own pace."""
-    if hold.organization_id is not None or not hold.limit.of_the_minute:
-        return False
-    of_people: int | None = getattr(gate.caps, hold.limit.value)
-    return of_people is None or (hold.most is not None and of_people > hold.most)
-
-
-def _not_open(facts: Facts, ids: Sequence[int]) -> list[int]:
-    open_ids = {batch.audit_history_id for batch in facts.batches}
-    return [id_ for id_ in dict.fromkeys(ids) if id_ not in open_ids]
-
-
-def _gone(facts: Facts, host: str | None) -> frozenset[str]:
-    """The runs of this host that have not ended and whose process is not there any more."""
-    here = liveness.identify(host)
-    held = [lease.run for batch in facts.batches for lease in batch.leases if lease.run is not None]
-    return frozenset(
-        run.identity.run_id
-        for run in (*facts.queue.runs, *held)
-        if run.finished_at is None and liveness.is_gone(run.identity, here)
-    )
+def _not_open(opened: Opened, ids: Sequence[int]) -> list[int]:
+    return [id_ for id_ in dict.fromkeys(ids) if id_ not in opened.rows]
 
 
 def no_such_batch(ids: Sequence[int]) -> OperatorError:

@@ -13,7 +13,8 @@ from gepp_audit.database.engine import Database
 from gepp_audit.errors import OperatorError
 from gepp_audit.model import RunIdentity
 from gepp_audit.queue import control
-from gepp_audit.queue.inspecting import Question, Stuck, inspect
+from gepp_audit.queue.diagnosing import Stuck
+from gepp_audit.queue.inspecting import Question, inspect
 from gepp_audit.queue.mending import requeue
 from tests.support.limited import MOST_OUTPUT, answer, claimer, organizations, price, set_caps, turn
 from tests.support.platforms import Platform

@@ -9,12 +9,14 @@ import pytest
 from sqlalchemy import event, text
 
 from gepp_audit.database import limits, mending, reports, retrying, runs
+from gepp_audit.database.open_batches import open_batches
 from gepp_audit.database.platform import detect
 from gepp_audit.errors import OperatorError
 from gepp_audit.model import BatchOutcome, ErrorCode, ItemState, Pace, RunIdentity
 from gepp_audit.queue import liveness
+from gepp_audit.queue.diagnosing import Stuck
 from gepp_audit.queue.diagnosis import Cause, Status
-from gepp_audit.queue.inspecting import Question, Report, Stuck, inspect
+from gepp_audit.queue.inspecting import Question, Report, inspect
 from gepp_audit.queue.mending import GivenUp, Requeued, give_up, requeue
 from tests.support import steps
 from tests.support.platforms import Platform
@@ -491,7 +493,7 @@ def test_a_batch_that_was_closed_meanwhile_is_not_touched(platform: Platform, ba
 def test_collecting_the_facts_writes_nothing(platform: Platform, batch: int) -> None:
     steps.claim(platform, 1)
     before = platform.rows("SELECT * FROM gepp_audit_items ORDER BY transaction_id")
-    platform.database.read(lambda connection: reports.collect(connection, steps.STATUSES))
+    platform.database.read(lambda connection: reports.collect(connection, open_batches(connection, steps.STATUSES)))
     assert platform.rows("SELECT * FROM gepp_audit_items ORDER BY transaction_id") == before
 
 
@@ -552,7 +554,7 @@ def test_a_long_history_and_a_long_ledger_are_never_read_as_a_whole(
             told.append((statement, parameters))
 
     event.listen(platform.database.engine, "before_cursor_execute", keep)
-    platform.database.read(lambda connection: reports.collect(connection, steps.STATUSES))
+    platform.database.read(lambda connection: reports.collect(connection, open_batches(connection, steps.STATUSES)))
     event.remove(platform.database.engine, "before_cursor_execute", keep)
     plans = platform.database.read(
         lambda connection: [

@@ -21,7 +21,6 @@ from gepp_audit.database import (
     enqueuing,
     failure_memory,
     forecasting,
-    health,
     history,
     items,
     limits,
@@ -32,9 +31,11 @@ from gepp_audit.database import (
     retrying,
     runs,
     verdicts,
+    whole_queue,
 )
 from gepp_audit.database.engine import now
 from gepp_audit.database.glance import question
+from gepp_audit.database.open_batches import open_batches
 from gepp_audit.database.platform import Platform, detect, load
 from gepp_audit.database.settling import Settlement, settle
 from gepp_audit.model import CallOutcome, Claim, ItemState, RunIdentity, Usage
@@ -370,7 +371,7 @@ def a_suspect_is_claimed(scene: Scene) -> None:
 @_step(pages=30_000, work=50_000_000)
 def stuck_looks_at_everything_open(scene: Scene) -> None:
     """Each item of an open batch, and the last quarter of an hour of the ledger."""
-    assert len(reports.collect(scene.connection, STATUSES).batches) > OPEN
+    assert len(reports.collect(scene.connection, open_batches(scene.connection, STATUSES)).batches) > OPEN
 
 
 @_step(pages=50_000, work=700_000)
@@ -383,13 +384,13 @@ def stuck_looks_for_orphans(scene: Scene) -> None:
 @_step(pages=3_000, work=60_000)
 def stuck_looks_for_a_rival(scene: Scene) -> None:
     """The open batches, and those that ended within the last hour."""
-    assert health.settled_by_others(scene.connection, timedelta(hours=1))[1] == 0
+    assert whole_queue.settled_by_others(scene.connection, timedelta(hours=1))[1] == 0
 
 
 @_step(pages=500, work=5_000)
 def stuck_looks_for_statuses_that_no_run_takes(scene: Scene) -> None:
     """The open batches by their status, beside a long history."""
-    assert sum(health.open_by_status(scene.connection).values()) > OPEN
+    assert sum(whole_queue.open_by_status(scene.connection).values()) > OPEN
 
 
 @_step(pages=1_500, work=700_000)
@@ -482,10 +483,10 @@ def nothing_is_queued_any_more(scene: Scene) -> None:
 @_step(pages=20_000, work=300_000)
 def stuck_finds_nothing(scene: Scene) -> None:
     """What a monitor asks again and again; the pages are those of rows that have just been changed."""
-    assert reports.collect(scene.connection, STATUSES).batches == ()
+    assert not open_batches(scene.connection, STATUSES).rows
     retrying.count_orphans(scene.connection, scene.platform, STATUSES, 5_000)
-    health.settled_by_others(scene.connection, timedelta(hours=1))
-    health.open_by_status(scene.connection)
+    whole_queue.settled_by_others(scene.connection, timedelta(hours=1))
+    whole_queue.open_by_status(scene.connection)
 
 
 @_meanwhile

@@ -1,14 +1,14 @@
-"""What the causes share: their names, what a diagnosis is, and one batch with what can be told of it."""
+"""What the causes share: what a diagnosis is, and one batch with what can be told of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
 from gepp_audit.database.facts import BatchFacts, Lease, QueueFacts, RunFacts
+from gepp_audit.queue.causes.names import Cause, Status
 from gepp_audit.queue.holding import Hold
 
 #: cron starts a run a minute, so silence over this many seconds is no accident
@@ -25,36 +25,6 @@ IDS: Final = "{ids}"
 GO_ON: Final = f'"gepp-audit stuck --requeue {IDS} --yes && gepp-audit process-queue"'
 #: what the next run does by itself, now
 RUN_NOW: Final = '"gepp-audit process-queue"'
-
-
-class Cause(StrEnum):
-    """Why a batch does not move; the values are a contract."""
-
-    BLOCKED = "blocked"
-    PAUSED = "paused"
-    LIMITED = "limited"
-    RUN_DIED = "run_died"
-    NO_RUN = "no_run"
-    PLATFORM_LOCK = "platform_lock"
-    RIVAL = "rival"
-    RETRYING = "retrying"
-    SLOW = "slow"
-    UNKNOWN = "unknown"
-
-
-class Status(StrEnum):
-    """What a monitor makes of it; the exit code of `stuck` is the place in this list."""
-
-    OK = "ok"
-    WARNING = "warning"
-    CRITICAL = "critical"
-    UNKNOWN = "unknown"
-
-    @property
-    def exit_code(self) -> int:
-        """The monitoring plugins' code."""
-        return list(Status).index(self)
-
 
 #: it goes on by itself or was meant so; any other cause needs a person
 _WARNINGS: Final = frozenset({Cause.PAUSED, Cause.LIMITED, Cause.RETRYING, Cause.SLOW})

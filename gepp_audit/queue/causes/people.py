@@ -7,7 +7,8 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
 from gepp_audit.database.facts import GateFacts
-from gepp_audit.queue.causes.case import Case, Cause, Diagnosis
+from gepp_audit.queue.causes.case import Case, Diagnosis
+from gepp_audit.queue.causes.names import Cause
 from gepp_audit.queue.holding import Hold, Limit, in_words
 from gepp_audit.queue.wording import ago, capital, sentence
 

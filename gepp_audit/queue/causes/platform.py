@@ -7,13 +7,9 @@ from typing import Final
 
 from gepp_audit.database.facts import Locker
 from gepp_audit.database.platform_tables import IN_PROGRESS
-from gepp_audit.queue.causes.case import GRACE, RUN_NOW, Case, Cause, Diagnosis
+from gepp_audit.queue.causes.case import GRACE, RUN_NOW, Case, Diagnosis
+from gepp_audit.queue.causes.names import SWITCH_OFF, Cause
 from gepp_audit.queue.wording import ago, counted
-
-SWITCH_OFF: Final = (
-    "Switch off the platform's own cron (cron_process_audit_queue) and whoever calls its route process_queue, on every "
-    'host; "gepp-audit doctor" looks for them on this one'
-)
 
 
 def settled_by_rival(case: Case) -> Diagnosis | None:

@@ -8,7 +8,8 @@ from typing import Final
 from gepp_audit.database.facts import BatchFacts
 from gepp_audit.model import ErrorCode
 from gepp_audit.queue import remedies
-from gepp_audit.queue.causes.case import GO_ON, GRACE, RUN_NOW, Case, Cause, Diagnosis
+from gepp_audit.queue.causes.case import GO_ON, GRACE, RUN_NOW, Case, Diagnosis
+from gepp_audit.queue.causes.names import Cause
 from gepp_audit.queue.wording import ago, counted, moment_in_words, sentence, span
 
 #: an expected end further away than this is none

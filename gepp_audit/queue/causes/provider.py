@@ -7,7 +7,8 @@ from typing import Final
 from gepp_audit.database.facts import RunFacts
 from gepp_audit.model import ErrorCode
 from gepp_audit.queue import remedies
-from gepp_audit.queue.causes.case import GO_ON, REFUSED, RUN_NOW, Case, Cause, Diagnosis
+from gepp_audit.queue.causes.case import GO_ON, REFUSED, RUN_NOW, Case, Diagnosis
+from gepp_audit.queue.causes.names import Cause
 from gepp_audit.queue.holding import Limit
 from gepp_audit.queue.wording import ago, sentence
 

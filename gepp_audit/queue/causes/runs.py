@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Final
 
 from gepp_audit.database.facts import Lease, RunFacts
-from gepp_audit.queue.causes.case import GO_ON, GRACE, REFUSED, RUN_NOW, SILENT_SECONDS, Case, Cause, Diagnosis, name
+from gepp_audit.queue.causes.case import GO_ON, GRACE, REFUSED, RUN_NOW, SILENT_SECONDS, Case, Diagnosis, name
+from gepp_audit.queue.causes.names import Cause
 from gepp_audit.queue.wording import ago, capital, counted, listed, sentence
 
 #: deaths within this time belong together

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from gepp_audit.crontabs import lines
-from gepp_audit.database import health
+from gepp_audit.database import health, whole_queue
 from gepp_audit.errors import OperatorError
 from gepp_audit.queue.diagnosis import SILENT_SECONDS
 from gepp_audit.queue.doctor.check import Finding, critical, ok, unknown, warning
@@ -69,7 +69,7 @@ def rival(around: Surroundings) -> Finding:
             "Remove it: it settles the same batches, and what gepp-audit paid for them is thrown away.",
         )
     try:
-        moment, count, last = around.read(lambda connection: health.settled_by_others(connection, _RIVAL_WITHIN))
+        moment, count, last = around.read(lambda connection: whole_queue.settled_by_others(connection, _RIVAL_WITHIN))
     except OperatorError as error:
         return unknown(f"No rival is seen on this machine, but {error.message}", error.fix)
     if count:

@@ -7,7 +7,6 @@ invoked, since a tick of cron pays for every import. Each command stands once in
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import sys
@@ -180,10 +179,8 @@ def run() -> NoReturn:
     """The program `gepp-audit`: run the command line, and leave without taking the interpreter apart.
 
     Unloading the modules of a run costs a quarter of a second, and an idle tick an eighth of its time; nothing depends
-    on it, since every file, connection and thread has been closed by then. Cycles are collected less often for the same
-    reason.
+    on it, since every file, connection and thread has been closed by then.
     """
-    gc.set_threshold(50_000, 20, 100)
     exit_code = 1
     try:
         main(prog_name="gepp-audit")

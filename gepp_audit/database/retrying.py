@@ -202,16 +202,14 @@ def _count_orphans(
     queued = [transactions.c.ai_audit_status == cast(literal("queued"), AuditStatus), *untouched(platform)]
     if connection.dialect.name == "sqlite":  # whose index begins with the organization
         queued.append(transactions.c.organization_id.in_(select(organizations.c.id)))
-    some = select(transactions.c.id).where(*queued).limit(most).subquery("some")
+    some = select(transactions.c.id).where(*queued).limit(most).cte("some")
     is_live = exists().where(items.c.transaction_id == some.c.id, live())
-    looked_at = connection.execute(select(func.count()).select_from(some)).scalar_one()
-    ids = list(connection.execute(select(some.c.id).where(~is_live)).scalars())
-    if not ids:
-        return 0, looked_at < most
-    orphaned = _is_orphan(connection, platform, statuses, Scope())
-    found = select(func.count()).select_from(transactions).where(among(connection, transactions.c.id, ids), orphaned)
-    count: int = connection.execute(found).scalar_one()
-    return count, looked_at < most
+    # by its limit a query of its own, which comes before the lists are read: mostly they need not be
+    rest = select(some.c.id).where(~is_live).limit(most).cte("rest")
+    orphaned = select(func.count()).select_from(rest).where(rest.c.id.not_in(_listed_in_open(connection, statuses)))
+    looked_at = select(func.count()).select_from(some)
+    count, of = connection.execute(select(orphaned.scalar_subquery(), looked_at.scalar_subquery())).one()
+    return count, of < most
 
 
 def free(

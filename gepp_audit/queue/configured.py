@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gepp_audit.errors import OperatorError
-from gepp_audit.queue.options import Provider, RunOptions
-from gepp_audit.queue.stopping import Stop
 from gepp_audit.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # each door needs some of it alone
     from decimal import Decimal
 
     from gepp_audit.database.engine import Database
     from gepp_audit.database.glance import Glance
     from gepp_audit.provider.openai_client import OpenAIClient
     from gepp_audit.queue.inspecting import Question
+    from gepp_audit.queue.options import Provider, RunOptions
+    from gepp_audit.queue.stopping import Stop
 
 
 def run_options(
@@ -32,6 +32,8 @@ def run_options(
     max_transactions: int | None = None,
 ) -> RunOptions:
     """What `settings` tell a run, beside what its caller narrows. OperatorError: prices that cannot be read."""
+    from gepp_audit.queue.options import RunOptions
+
     prices = None
     if settings.prices is not None:
         from gepp_audit.audit.pricing import parse_overrides

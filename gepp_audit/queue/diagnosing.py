@@ -97,8 +97,10 @@ def find(connection: Connection, opened: Opened, chosen: frozenset[int], questio
 
 def _held(connection: Connection, question: Question, moment: datetime) -> dict[int, Held]:
     """What the limits hold back, by organization, as a claim would see it at this moment."""
-    gate = limits.gate(connection)
     claimable = items.open_batches(connection, moment, 1)
+    if not claimable:
+        return {}
+    gate = limits.gate(connection)
     recent = windows.recent(connection)
 
     def price(read: int, written: int) -> Decimal | None:

@@ -17,9 +17,9 @@ from gepp_audit.queue.options import Provider
 #: so many results share a turn at most, and so many are claimed in one: the first of a wave need not wait for the last
 TURN: Final = 10
 #: for so many the first one waits, for so many seconds, and while they arrive this close together
-_ENOUGH: Final = 6
-_LINGER: Final = 0.006
-_QUIET: Final = 0.002
+_ENOUGH: Final = 5
+_LINGER: Final = 0.008
+_QUIET: Final = 0.0025
 
 
 class Arrivals:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gepp_audit import logs
 from gepp_audit.model import CallRequest, CallResult, Usage
 from gepp_audit.queue.options import RunOptions
 from gepp_audit.queue.start import process_queue
@@ -79,7 +80,7 @@ def ids(platform: Platform) -> list[int]:
 
 def run(platform: Platform, last_words: Callable[[ScriptedProvider], list[CallResult]], error: type[Exception]) -> None:
     provider = ScriptedProvider(last_words)
-    with pytest.raises(error):
+    with logs.bound(), pytest.raises(error):
         process_queue(platform.database, OPTIONS, lambda: provider, stop=Stop())
     assert platform.value("SELECT outcome FROM gepp_audit_runs WHERE id NOT LIKE 'tick:%'") == "failed"
 

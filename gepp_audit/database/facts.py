@@ -179,9 +179,9 @@ class QueueFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """Everything that is known, as of `moment` on the database's clock."""
+    """What is known, as of `moment` on the database's clock."""
 
     moment: datetime
     queue: QueueFacts
-    #: every open batch, oldest first
+    #: the open batches that are asked about, and the others of their organizations, oldest first
     batches: tuple[BatchFacts, ...]

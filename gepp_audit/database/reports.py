@@ -6,7 +6,8 @@ open batches, never the history nor the ledger as a whole. What the facts mean, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -24,18 +25,20 @@ from gepp_audit.database.types import UtcDateTime
 from gepp_audit.model import ErrorCode, ItemState, SkipReason
 
 
-def collect(connection: Connection, opened: Opened) -> Facts:
-    """The facts of all open batches."""
+def collect(connection: Connection, opened: Opened, chosen: Collection[int]) -> Facts:
+    """The facts of the `chosen` open batches, and of the others of their organizations, which may go before them."""
     moment = opened.moment
-    counts = _counts(connection, moment)
+    organizations = {opened.rows[id_].organization_id for id_ in chosen}
+    rows = {id_: row for id_, row in opened.rows.items() if row.organization_id in organizations}
+    counts = _counts(connection, moment, [id_ for id_, row in rows.items() if row.fanned_out_at is not None])
     errors = _last_errors(connection, [id_ for id_, row in counts.items() if row.with_error])
     leases = signs_of_life.leases(connection, moment)
-    found = [_batch(row, counts.get(id_), errors.get(id_), leases.get(id_, ())) for id_, row in opened.rows.items()]
+    found = [_batch(row, counts.get(id_), errors.get(id_), leases.get(id_, ())) for id_, row in rows.items()]
     queue = QueueFacts(
-        gates=_gates(connection, {batch.organization_id for batch in found}),
+        gates=_gates(connection, organizations),
         runs=signs_of_life.latest_runs(connection),
         verdicts_lately=signs_of_life.verdicts_lately(connection, moment),
-        under_way=_under_way(found),
+        under_way=_under_way(opened, leases),
         failing=_failing(found),
     )
     if any(_may_wait_for_a_lock(batch) for batch in found):
@@ -47,12 +50,12 @@ def collect(connection: Connection, opened: Opened) -> Facts:
     )
 
 
-def _under_way(found: Iterable[BatchFacts]) -> dict[int, int]:
-    by_organization: dict[int, int] = {}
-    for batch in found:
-        living = sum(lease.calls - lease.ended for lease in batch.leases)
-        by_organization[batch.organization_id] = by_organization.get(batch.organization_id, 0) + living
-    return {id_: calls for id_, calls in by_organization.items() if calls > 0}
+def _under_way(opened: Opened, leases: Mapping[int, Sequence[Lease]]) -> dict[int, int]:
+    by_organization: Counter[int] = Counter()
+    for id_, of_batch in leases.items():
+        if id_ in opened.rows:
+            by_organization[opened.rows[id_].organization_id] += sum(lease.calls - lease.ended for lease in of_batch)
+    return dict(+by_organization)
 
 
 def _failing(found: Iterable[BatchFacts]) -> dict[int, BatchFacts]:
@@ -90,8 +93,10 @@ def _batch(row: Any, counts: Row[Any] | None, error: Row[Any] | None, leases: Se
     return BatchFacts(**named, **{name: value for name, value in counts._mapping.items() if name not in _NO_FACTS})
 
 
-def _counts(connection: Connection, moment: datetime) -> dict[int, Row[Any]]:
-    """The items of each open batch, counted by what matters, under the names of BatchFacts."""
+def _counts(connection: Connection, moment: datetime, ids: Sequence[int]) -> dict[int, Row[Any]]:
+    """The items of each of these open batches, counted by what matters, under the names of BatchFacts."""
+    if not ids:
+        return {}
     left = state_is(ItemState.READY, ItemState.CALLING, ItemState.SUBMITTED)
     settled = state_is(ItemState.DONE, ItemState.FAILED)
     failing = items.c.attempts + items.c.waits > 0
@@ -113,8 +118,9 @@ def _counts(connection: Connection, moment: datetime) -> dict[int, Row[Any]]:
     def first(column: ColumnElement[datetime], *conditions: ColumnElement[bool]) -> Any:
         return func.min(column, type_=UtcDateTime()).filter(*conditions)
 
-    counts = _of_open_batches(
+    counts = _of_batches(
         connection,
+        ids,
         count(IS_READY).label("ready"),
         count(state_is(ItemState.CALLING, ItemState.SUBMITTED)).label("calling"),
         count(state_is(ItemState.DONE)).label("done"),
@@ -140,21 +146,19 @@ def _counts(connection: Connection, moment: datetime) -> dict[int, Row[Any]]:
 
 #: of what is counted, what is not kept
 _NO_FACTS: Final = ("id", "with_error")
-_FANNED_OUT: Final = and_(batches.c.closed_at.is_(None), batches.c.fanned_out_at.is_not(None))
 _OF_BATCH: Final = items.c.audit_history_id == batches.c.audit_history_id
 
 
-def _of_open_batches(connection: Connection, *aggregates: ColumnElement[Any]) -> Select[Any]:
-    """These aggregates over the items of each open batch: batch by batch, however small a share of all items theirs is.
-
-    Either database has its own way to be held to that.
+def _of_batches(connection: Connection, ids: Sequence[int], *aggregates: ColumnElement[Any]) -> Select[Any]:
+    """These aggregates over the items of each of these batches: batch by batch, however small a share of all items
+    theirs is. Either database has its own way to be held to that.
     """
     if connection.dialect.name == "sqlite":
-        open_ = select(batches.c.audit_history_id).where(_FANNED_OUT)
         key = items.c.audit_history_id
-        return select(key.label("id"), *aggregates).where(key.in_(open_)).group_by(key)
+        return select(key.label("id"), *aggregates).where(among(connection, key, ids)).group_by(key)
     each = select(*aggregates).where(_OF_BATCH).correlate(batches).lateral("each")
-    return select(batches.c.audit_history_id.label("id"), *each.c).join_from(batches, each, true()).where(_FANNED_OUT)
+    of_batches = select(batches.c.audit_history_id.label("id"), *each.c).join_from(batches, each, true())
+    return of_batches.where(among(connection, batches.c.audit_history_id, ids))
 
 
 def _last_errors(connection: Connection, ids: Sequence[int]) -> dict[int, Row[Any]]:

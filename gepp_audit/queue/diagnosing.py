@@ -88,7 +88,7 @@ class Findings(NamedTuple):
 def find(connection: Connection, opened: Opened, chosen: frozenset[int], question: Question) -> Findings:
     """Read all that the diagnoses of the `chosen` ones go by."""
     return Findings(
-        facts=reports.collect(connection, opened),
+        facts=reports.collect(connection, opened, chosen),
         held=_held(connection, question, opened.moment),
         chosen=chosen,
         host=question.host,

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
 from gepp_audit.database import limits, mending, reports, retrying, runs
+from gepp_audit.database.facts import Facts
 from gepp_audit.database.open_batches import open_batches
 from gepp_audit.database.platform import detect
 from gepp_audit.errors import OperatorError
@@ -42,6 +43,12 @@ def batch(platform: Platform, organization: int) -> int:
 def look(platform: Platform, *ids: int, older_than: int = 0) -> Report:
     question = Question(older_than=older_than, batch_statuses=steps.STATUSES, ids=ids, host=HOST)
     return inspect(platform.database, question)
+
+
+def collect(connection: Connection) -> Facts:
+    """The facts of every open batch."""
+    opened = open_batches(connection, steps.STATUSES)
+    return reports.collect(connection, opened, opened.rows.keys())
 
 
 def only(report: Report) -> Stuck:
@@ -231,6 +238,33 @@ def test_transactions_that_wait_for_their_next_attempt_are_found(platform: Platf
     stuck = only(look(platform))
     assert (stuck.diagnosis.cause, stuck.diagnosis.reason) == (Cause.RETRYING, "server_error")
     assert (stuck.batch.failing, stuck.batch.waiting) == (3, 3)
+
+
+def test_a_batch_that_is_named_alone_is_told_of_the_one_before_it_whose_calls_all_fail(
+    platform: Platform, organization: int, batch: int
+) -> None:
+    a_tick(platform)
+    waits: dict[str, Any] = {"state": ItemState.READY, "code": ErrorCode.SERVER_ERROR, "delay": 120.0, "wait": True}
+    steps.settle_all(platform, [steps.failure(claim, **waits) for claim in steps.claim(platform)])
+    newer = platform.batch(organization, platform.transactions(organization, 1))
+    steps.take_up(platform)
+    found = only(look(platform, newer)).diagnosis
+    assert (found.cause, found.reason) == (Cause.RETRYING, "server_error")
+    assert f"behind batch {batch} of its organization" in found.explanation
+    assert look(platform, newer).open_batches == 2
+
+
+def test_a_batch_that_is_named_alone_is_told_of_the_calls_of_other_organizations(
+    platform: Platform, organization: int, batch: int
+) -> None:
+    a_run(platform)
+    steps.claim(platform, 2)
+    other = platform.organization()
+    named = platform.batch(other, platform.transactions(other, 1))
+    steps.take_up(platform)
+    found = only(look(platform, named)).diagnosis
+    assert found.cause == Cause.SLOW
+    assert "runs work on batches of other organizations" in found.explanation
 
 
 def test_a_batch_that_moves_has_a_rate_and_an_end(platform: Platform, batch: int) -> None:
@@ -493,7 +527,7 @@ def test_a_batch_that_was_closed_meanwhile_is_not_touched(platform: Platform, ba
 def test_collecting_the_facts_writes_nothing(platform: Platform, batch: int) -> None:
     steps.claim(platform, 1)
     before = platform.rows("SELECT * FROM gepp_audit_items ORDER BY transaction_id")
-    platform.database.read(lambda connection: reports.collect(connection, open_batches(connection, steps.STATUSES)))
+    platform.database.read(collect)
     assert platform.rows("SELECT * FROM gepp_audit_items ORDER BY transaction_id") == before
 
 
@@ -554,7 +588,7 @@ def test_a_long_history_and_a_long_ledger_are_never_read_as_a_whole(
             told.append((statement, parameters))
 
     event.listen(platform.database.engine, "before_cursor_execute", keep)
-    platform.database.read(lambda connection: reports.collect(connection, open_batches(connection, steps.STATUSES)))
+    platform.database.read(collect)
     event.remove(platform.database.engine, "before_cursor_execute", keep)
     plans = platform.database.read(
         lambda connection: [

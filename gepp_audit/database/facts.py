@@ -183,5 +183,5 @@ class Facts:
 
     moment: datetime
     queue: QueueFacts
-    #: the open batches that are asked about, and the others of their organizations, oldest first
+    #: the open batches that are asked about, and those of their organizations of which all calls fail, oldest first
     batches: tuple[BatchFacts, ...]

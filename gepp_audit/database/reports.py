@@ -26,10 +26,11 @@ from gepp_audit.model import ErrorCode, ItemState, SkipReason
 
 
 def collect(connection: Connection, opened: Opened, chosen: Collection[int]) -> Facts:
-    """The facts of the `chosen` open batches, and of the others of their organizations, which may go before them."""
+    """The facts of the `chosen` open batches, and of those of their organizations behind which they wait in vain."""
     moment = opened.moment
     organizations = {opened.rows[id_].organization_id for id_ in chosen}
-    rows = {id_: row for id_, row in opened.rows.items() if row.organization_id in organizations}
+    beside = [id_ for id_, row in opened.rows.items() if id_ not in chosen and row.organization_id in organizations]
+    rows = {id_: opened.rows[id_] for id_ in (*chosen, *_all_failing(connection, beside))}
     counts = _counts(connection, moment, [id_ for id_, row in rows.items() if row.fanned_out_at is not None])
     errors = _last_errors(connection, [id_ for id_, row in counts.items() if row.with_error])
     leases = signs_of_life.leases(connection, moment)
@@ -61,6 +62,19 @@ def _under_way(opened: Opened, leases: Mapping[int, Sequence[Lease]]) -> dict[in
 def _failing(found: Iterable[BatchFacts]) -> dict[int, BatchFacts]:
     newest_first = sorted(found, key=lambda batch: (batch.started_at, batch.audit_history_id), reverse=True)
     return {one.organization_id: one for one in newest_first if one.wanted and 0 < one.failing == one.left}
+
+
+def _all_failing(connection: Connection, ids: Sequence[int]) -> Sequence[int]:
+    """Those of these open batches of which something is left, and all that is has had a failed call: found by a look at
+    one item of most others, where counting would look at all.
+    """
+    if not ids:
+        return ()
+    left = select(items.c.transaction_id).where(_OF_BATCH, _LEFT)
+    statement = select(batches.c.audit_history_id).where(
+        among(connection, batches.c.audit_history_id, ids), left.exists(), ~left.where(~_HAS_FAILED).exists()
+    )
+    return connection.execute(statement).scalars().all()
 
 
 def _may_wait_for_a_lock(batch: BatchFacts) -> bool:
@@ -97,9 +111,7 @@ def _counts(connection: Connection, moment: datetime, ids: Sequence[int]) -> dic
     """The items of each of these open batches, counted by what matters, under the names of BatchFacts."""
     if not ids:
         return {}
-    left = state_is(ItemState.READY, ItemState.CALLING, ItemState.SUBMITTED)
     settled = state_is(ItemState.DONE, ItemState.FAILED)
-    failing = items.c.attempts + items.c.waits > 0
     since = moment - timedelta(seconds=LATELY_SECONDS)
     lately = and_(settled, items.c.settled_at > since)
     # publishing puts off what the platform holds; one that was edited too often was put back before it ended
@@ -133,10 +145,10 @@ def _counts(connection: Connection, moment: datetime, ids: Sequence[int]) -> dic
         count(taken, items.c.settled_at > since).label("taken_lately"),
         count(skipped, items.c.skip_reason == SkipReason.BATCH_WITHDRAWN.value).label("withdrawn"),
         count(IS_READY, items.c.available_at > moment).label("waiting"),
-        count(left, failing).label("failing"),
-        count(left, items.c.crashes > 0).label("crashed"),
-        first(items.c.available_at, IS_READY, failing).label("next_attempt_at"),
-        first(items.c.first_failed_at, left).label("first_failed_at"),
+        count(_LEFT, _HAS_FAILED).label("failing"),
+        count(_LEFT, items.c.crashes > 0).label("crashed"),
+        first(items.c.available_at, IS_READY, _HAS_FAILED).label("next_attempt_at"),
+        first(items.c.first_failed_at, _LEFT).label("first_failed_at"),
         count(lately).label("settled_lately"),
         first(items.c.settled_at, lately).label("settled_since"),
         func.max(items.c.settled_at, type_=UtcDateTime()).filter(settled).label("last_settled_at"),
@@ -146,6 +158,8 @@ def _counts(connection: Connection, moment: datetime, ids: Sequence[int]) -> dic
 
 #: of what is counted, what is not kept
 _NO_FACTS: Final = ("id", "with_error")
+_LEFT: Final = state_is(ItemState.READY, ItemState.CALLING, ItemState.SUBMITTED)
+_HAS_FAILED: Final = items.c.attempts + items.c.waits > 0
 _OF_BATCH: Final = items.c.audit_history_id == batches.c.audit_history_id
 
 

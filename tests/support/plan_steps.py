@@ -375,6 +375,17 @@ def stuck_looks_at_everything_open(scene: Scene) -> None:
     assert len(reports.collect(scene.connection, opened, opened.rows.keys()).batches) > OPEN
 
 
+@_step(pages=22_000, work=13_000_000)
+def stuck_looks_at_the_oldest_of_each_organization(scene: Scene) -> None:
+    """Each of its items, and one or two of those of most batches behind it."""
+    opened = open_batches(scene.connection, STATUSES)
+    newest_first = sorted(opened.rows, key=lambda id_: opened.rows[id_].started_at, reverse=True)
+    oldest = {opened.rows[id_].organization_id: id_ for id_ in newest_first}
+    found = {batch.audit_history_id for batch in reports.collect(scene.connection, opened, oldest.values()).batches}
+    assert found >= set(oldest.values())
+    assert len(found) < OPEN / 2
+
+
 @_step(pages=50_000, work=700_000)
 def stuck_looks_for_orphans(scene: Scene) -> None:
     """A fixed number of queued transactions, each with a look for its live item."""

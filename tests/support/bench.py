@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from gepp_audit.database.engine import Database, open_database
 from gepp_audit.database.migrate import initialize
+from tests.support.big_database import fill_postgresql
 from tests.support.platform_schema import platform_sql
 from tests.support.platforms import Platform
 from tests.support.postgres import PostgresServer, running_server
@@ -38,6 +39,17 @@ class BenchDatabase:
     def fresh(self, organizations: int) -> BenchDatabase:
         """Another, empty database on the same server, with the same rules and so many organizations."""
         return _database(self.server, f"bench_{next(_numbers)}", organizations)
+
+    def old(self) -> BenchDatabase:
+        """A platform after years of use, on the same server."""
+        url = self.server.create(name := f"bench_{next(_numbers)}")
+        self.server.execute(platform_sql("new"), name)
+        initialize(url)
+        platform = Platform(url, "new")
+        fill_postgresql(platform)
+        return BenchDatabase(
+            url=url, platform=platform, database=open_database(url), organizations=(), server=self.server
+        )
 
     def queue_of(self, organization: int, transactions: int) -> tuple[int, list[int]]:
         """Queue so many transactions of one organization in one batch; returns its id and theirs."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from gepp_audit.database import closing, items
 from gepp_audit.database.engine import Database
@@ -20,6 +20,7 @@ from gepp_audit.database.platform import detect
 from gepp_audit.queue.claiming import Claimer
 from tests.support.bench import BenchDatabase
 from tests.support.big_database import refill
+from tests.support.big_rows import FIRST_OPEN
 from tests.support.processes import Simulator
 from tests.support.waiting import wait_until
 
@@ -84,6 +85,21 @@ def _fill_queue(database: BenchDatabase, size: int) -> None:
             f" (SELECT i, now() - ({size} - i) * interval '7689600 s' / {size} AS at FROM {numbers}) AS n",
         },
     )
+
+
+# -- a monitor's look --------------------------------------------------------------------------------------------------
+
+
+def let_be_stuck(old: BenchDatabase, count: int) -> None:
+    """So many of an old database's open batches have been open for a day longer; the others were started just now."""
+    old.platform.execute(
+        "UPDATE gepp_audit_batches SET started_at = now() - CASE WHEN audit_history_id < :first THEN interval '1 day'"
+        " ELSE interval '0' END WHERE closed_at IS NULL",
+        first=FIRST_OPEN + count,
+    )
+    old.platform.execute("UPDATE transaction_audit_history SET started_at = now() WHERE status = 'in_progress'")
+    with old.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
 
 
 # -- one big batch -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ closes, and the guard stops the server and removes its folders.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import importlib.util
 import os
 import pwd
@@ -146,7 +149,9 @@ def running_server(log_file: Path) -> Iterator[PostgresServer]:
         shutil.rmtree(rest, ignore_errors=True)
         raise
     with _guarded(server, data, rest):
-        yield PostgresServer(port=server.port, process=server)
+        started = PostgresServer(port=server.port, process=server)
+        started.execute(f"ALTER ROLE {USER} PASSWORD '{_verifier(TEST_DB_PASSWORD)}'")
+        yield started
 
 
 def _demoted_user() -> pwd.struct_passwd | None:
@@ -246,6 +251,18 @@ def _initialize(binaries: Path, data: Path, rest: Path, user: pwd.struct_passwd 
     password.unlink()
     if done.returncode != 0:
         raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+
+def _verifier(password: str) -> str:
+    """What PostgreSQL keeps of a password (RFC 5802), after one round of hashing: the usual 4,096 cost each connection.
+
+    A password of the tests need not withstand guessing.
+    """
+    salt = os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    client, server = (hmac.digest(salted, name, "sha256") for name in (b"Client Key", b"Server Key"))
+    told = [base64.b64encode(part).decode() for part in (salt, hashlib.sha256(client).digest(), server)]
+    return f"SCRAM-SHA-256$1:{told[0]}${told[1]}:{told[2]}"
 
 
 def _start(binaries: Path, data: Path, user: pwd.struct_passwd | None, log_file: Path) -> ServerProcess:

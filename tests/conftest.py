@@ -5,6 +5,7 @@ At the end of a run every captured output and log is searched for the run's secr
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from tests.support.platform_schema import VERSIONS, platform_sql
 from tests.support.platforms import Platform
 from tests.support.postgres import PostgresServer, running_server
 from tests.support.processes import Programs, Simulator, running_simulator
+from tests.support.shared_sql import share_compiled_statements
 
 # a suite that a shell started in the background would hand an ignored Ctrl-C on to every program it starts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,8 +34,17 @@ pytest_plugins = ["tests.support.leak_search"]
 settings.register_profile("unhurried", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
+share_compiled_statements()
+
 _numbers = count(1)
 KINDS = ("sqlite", "postgresql-old", "postgresql-new")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What has been collected stays: no collection of garbage need walk over thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

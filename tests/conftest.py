@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gepp_audit.database.migrate import initialize
+from tests.support.forked import close_nest
 from tests.support.lambda_runtime import Lambda, running_lambda
 from tests.support.outputs import new_output_file
 from tests.support.platform_schema import VERSIONS, platform_sql
@@ -45,6 +46,11 @@ def pytest_collection_finish() -> None:
     """What has been collected stays: no collection of garbage need walk over thousands of tests again and again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Nothing of ours runs on."""
+    close_nest()
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ class Fleet:
         return [host for host in self.hosts if host not in self.runs]
 
     def _note_end(self, run: Process) -> None:
-        code = run.popen.returncode
+        code = run.wait().exit_code
         if code == -signal.SIGKILL:
             self.tally.kills += run.pid not in self._killed
             return

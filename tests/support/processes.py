@@ -19,12 +19,14 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
+from tests.support.forked import Forked, forkable, nest
 from tests.support.outputs import new_output_file
 from tests.support.secrets import TEST_API_KEY
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+_UMASK: Final = 0o022
 PROGRAM: Final = (sys.executable, "-m", "gepp_audit")
 
 
@@ -45,7 +47,7 @@ class Finished:
 class Process:
     """A process that was started, and the files that it writes to."""
 
-    popen: subprocess.Popen[bytes]
+    popen: subprocess.Popen[bytes] | Forked
     stdout_file: Path
     stderr_file: Path
 
@@ -93,6 +95,9 @@ class Process:
 
     def freeze(self) -> None:
         """SIGSTOP; returns when it stands still."""
+        if isinstance(self.popen, Forked):
+            self.popen.freeze()
+            return
         os.kill(self.pid, signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
 
@@ -101,13 +106,24 @@ class Process:
         os.kill(self.pid, signal.SIGCONT)
 
 
-def start_process(command: Sequence[str | Path], *, environ: Mapping[str, str], cwd: Path, name: str) -> Process:
-    """Start `command` with exactly this environment. `name`: what its output files are called after."""
+def start_process(
+    command: Sequence[str | Path], *, environ: Mapping[str, str], cwd: Path, name: str, fork: bool | None = None
+) -> Process:
+    """Start `command` with exactly this environment. `name`: what its output files are called after.
+
+    `fork`: of a process that has the libraries, and nothing of ours, in memory already; default: where that is as good.
+    """
     stdout_file, stderr_file = new_output_file(name, ".out"), new_output_file(name, ".err")
     with stdout_file.open("wb") as stdout, stderr_file.open("wb") as stderr:
-        popen = subprocess.Popen(
-            command, env=environ, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, umask=0o022
-        )
+        if forkable(command, environ) if fork is None else fork:
+            words = [str(word) for word in command]
+            popen: subprocess.Popen[bytes] | Forked = nest().fork(
+                words, environ=environ, cwd=cwd, umask=_UMASK, stdout=stdout.fileno(), stderr=stderr.fileno()
+            )
+        else:
+            popen = subprocess.Popen(
+                command, env=environ, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, umask=_UMASK
+            )
     return Process(popen=popen, stdout_file=stdout_file, stderr_file=stderr_file)
 
 
@@ -145,9 +161,10 @@ class Programs:
         *,
         environ: Mapping[str, str] = NOTHING,
         cwd: Path | None = None,
+        fork: bool | None = None,
         **more: str,
     ) -> Process:
-        """Start any other command in the same surroundings."""
+        """Start any other command in the same surroundings. `fork`: as `start_process` has it."""
         clean = {
             "PATH": "/usr/bin:/bin",
             "HOME": str(self.home),
@@ -158,7 +175,7 @@ class Programs:
         }
         if "GEPP_AUDIT_LOG_FILE" not in clean:
             clean["GEPP_AUDIT_LOG_FILE"] = str(new_output_file("gepp-audit", ".log"))
-        process = start_process(command, environ=clean, cwd=cwd or self.home, name="gepp-audit")
+        process = start_process(command, environ=clean, cwd=cwd or self.home, name="gepp-audit", fork=fork)
         self._started.append(process)
         return process
 

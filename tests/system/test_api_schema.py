@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.forked import COLD
 from tests.support.platforms import Platform
 from tests.support.processes import Programs, Simulator
 from tests.support.queues import BROKEN, CLEAN, SampleQueue, connect
@@ -32,8 +33,9 @@ def answered(server: Served) -> dict[int, int]:
 
 @pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
 def test_two_thousand_requests_made_from_the_description_break_nothing(
-    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path
+    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(COLD, "1")  # one server, at least, imports all that it needs itself
     connect(programs, platform, simulator)
     queue = SampleQueue(platform)
     queue.add([*CLEAN, BROKEN], status="null")

@@ -17,6 +17,7 @@ from gepp_audit.heard.textfile import METRICS
 from gepp_audit.queue.diagnosis import Cause
 from gepp_audit.queue.doctor import CHECKS
 from gepp_audit.settings import Settings
+from tests.support.forked import COLD
 from tests.support.platforms import Platform
 from tests.support.processes import ROOT, Programs, Simulator
 from tests.support.queues import BROKEN, CLEAN, SampleQueue, connect
@@ -144,8 +145,10 @@ def exit_codes(command: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("platform", ["sqlite"], indirect=True)
 def test_each_command_that_is_shown_runs(
-    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path
+    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # each in a Python of its own: none may need a library that another one has imported
+    monkeypatch.setenv(COLD, "1")
     connect(programs, platform, simulator)
     (tmp_path / ".env").write_text("# cron's settings\n", encoding="utf-8")
     (tmp_path / "samples").symlink_to(ROOT / "samples")

@@ -1,4 +1,7 @@
-"""Processes of the tests get exactly what they are given, can be stopped in every way, and leave nothing running."""
+"""Processes of the tests get exactly what they are given, can be stopped in every way, and leave nothing running.
+
+Each is looked at as a process that was started, and as one that was forked to save the time of a start.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import psutil
 import pytest
 
 from gepp_audit import __version__
+from tests.support.forked import Forked, forkable
 from tests.support.outputs import output_folder
-from tests.support.processes import Process, Programs, Simulator, start_process
+from tests.support.processes import ROOT, Process, Programs, Simulator, start_process
 from tests.support.waiting import wait_until
 
 COUNTING = "import itertools, time\nfor n in itertools.count():\n    print(n, flush=True)\n    time.sleep(0.01)"
@@ -25,8 +29,61 @@ time.sleep(60)
 """
 
 
-def python(programs: Programs, script: str, **environ: str) -> Process:
-    return programs.start_command([sys.executable, "-c", script], environ=environ)
+#: what a program may find out of its surroundings
+PROBE = """
+import json, os, signal, sys
+os.mkdir("made")
+print(json.dumps({
+    "environ": dict(os.environ), "arguments": sys.argv, "path": sys.path, "folder": os.getcwd(), "name": __name__,
+    "rights": os.stat("made").st_mode, "descriptors": sorted(os.listdir("/proc/self/fd")), "input": sys.stdin.read(),
+    "signals": {number: repr(signal.getsignal(number)) for number in signal.valid_signals()},
+    "buffered": [sys.stdout.line_buffering, sys.stderr.line_buffering],
+    "encodings": [sys.stdout.encoding, sys.stderr.errors, sys.getfilesystemencoding()],
+    "of ours": sorted(name for name in sys.modules if name.startswith(("gepp_audit", "tests"))),
+}))
+print("told", file=sys.stderr)
+if "wrong" in sys.argv:
+    raise ValueError("as it was told")
+"""
+either = pytest.mark.parametrize("fork", [False, True], ids=["started", "forked"])
+
+
+def python(programs: Programs, script: str, *args: str, fork: bool = False, **environ: str) -> Process:
+    (programs.home / "script.py").write_text(script, encoding="utf-8")
+    return programs.start_command([sys.executable, "-m", "script", *args], environ=environ, fork=fork)
+
+
+def test_the_program_is_forked_and_finds_what_it_would_if_it_were_started(programs: Programs) -> None:
+    assert isinstance(programs.start("--version").popen, Forked)
+    found = []
+    for fork in (False, True):
+        done = python(programs, PROBE, "wrong", fork=fork, GEPP_AUDIT_LOG_FILE="x", OF_THIS="ขยะ").wait()
+        told = done.stderr.splitlines()
+        found.append((done.exit_code, done.json(), told[0], told[-1]))
+        (programs.home / "made").rmdir()
+    assert found[0] == found[1]
+    assert found[0][0] == 1
+    assert found[0][2:] == ("told", "ValueError: as it was told")
+    assert (found[0][1]["descriptors"], found[0][1]["of ours"]) == (["0", "1", "2", "3"], [])
+
+
+@pytest.mark.parametrize(
+    ("environ", "possible"),
+    [
+        ({}, True),
+        ({"PYTHONPATH": ""}, False),
+        ({"PYTHONUTF8": "1"}, False),
+        ({"LD_PRELOAD": "x.so"}, False),
+        ({"LC_ALL": "C"}, False),
+        ({"TZ": "Asia/Bangkok"}, False),
+    ],
+)
+def test_nothing_is_forked_that_its_environment_would_shape_as_it_starts(
+    environ: dict[str, str], possible: bool
+) -> None:
+    whole = {"PYTHONPATH": str(ROOT), **environ}
+    assert forkable([sys.executable, "-m", "gepp_audit", "show"], whole) == possible
+    assert not forkable([sys.executable, "-c", "pass"], whole)
 
 
 def test_the_program_is_run_and_its_output_kept_in_the_runs_folder(programs: Programs) -> None:
@@ -44,8 +101,9 @@ def test_the_environment_is_what_was_given_and_little_more(programs: Programs, m
     assert (home, Path(folder).resolve()) == (str(programs.home), programs.home.resolve())
 
 
-def test_a_frozen_process_stands_still_until_it_is_thawed(programs: Programs) -> None:
-    process = python(programs, COUNTING)
+@either
+def test_a_frozen_process_stands_still_until_it_is_thawed(programs: Programs, fork: bool) -> None:
+    process = python(programs, COUNTING, fork=fork)
     wait_until(lambda: process.stdout)
     process.freeze()
     still = process.stdout
@@ -55,31 +113,35 @@ def test_a_frozen_process_stands_still_until_it_is_thawed(programs: Programs) ->
     wait_until(lambda: len(process.stdout) > len(still))
 
 
-def test_a_terminated_process_may_tidy_up_and_a_killed_one_may_not(programs: Programs) -> None:
-    processes = [python(programs, PATIENT) for _ in range(2)]
+@either
+def test_a_terminated_process_may_tidy_up_and_a_killed_one_may_not(programs: Programs, fork: bool) -> None:
+    processes = [python(programs, PATIENT, fork=fork) for _ in range(2)]
     for process in processes:
         wait_until(lambda process=process: process.stdout == "ready\n")  # type: ignore[misc] # bound now
     processes[0].terminate()
     assert (processes[0].wait().exit_code, processes[1].kill().exit_code) == (7, -signal.SIGKILL)
 
 
-def test_an_interrupt_is_a_keyboard_interrupt(programs: Programs) -> None:
-    process = python(programs, COUNTING)
+@either
+def test_an_interrupt_is_a_keyboard_interrupt(programs: Programs, fork: bool) -> None:
+    process = python(programs, COUNTING, fork=fork)
     wait_until(lambda: process.stdout)
     process.interrupt()
     assert (process.wait().exit_code, "KeyboardInterrupt" in process.stderr) == (-signal.SIGINT, True)
 
 
-def test_nothing_runs_after_the_test_not_even_what_is_frozen(tmp_path: Path) -> None:
+@either
+def test_nothing_runs_after_the_test_not_even_what_is_frozen(tmp_path: Path, fork: bool) -> None:
     with Programs(home=tmp_path) as programs:
-        processes = [python(programs, COUNTING) for _ in range(2)]
+        processes = [python(programs, COUNTING, fork=fork) for _ in range(2)]
         wait_until(lambda: processes[1].stdout)
         processes[1].freeze()
     assert [process.running for process in processes] == [False, False]
 
 
-def test_a_process_that_takes_too_long_is_told_with_its_output(programs: Programs) -> None:
-    process = python(programs, PATIENT)
+@either
+def test_a_process_that_takes_too_long_is_told_with_its_output(programs: Programs, fork: bool) -> None:
+    process = python(programs, PATIENT, fork=fork)
     wait_until(lambda: process.stdout)
     with pytest.raises(AssertionError, match=r"still runs after 0\.01 s:\nready"):
         process.wait(0.01)

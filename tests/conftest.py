@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gepp_audit.database.migrate import initialize
-from tests.support.forked import close_nest
+from tests.support.forked import COLD, close_nests
 from tests.support.lambda_runtime import Lambda, running_lambda
 from tests.support.outputs import new_output_file
 from tests.support.platform_schema import VERSIONS, platform_sql
@@ -50,7 +50,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     """Nothing of ours runs on."""
-    close_nest()
+    close_nests()
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +122,12 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
     """Runs and starts the program; what still runs when the test ends is killed."""
     with Programs(home=tmp_path) as programs:
         yield programs
+
+
+@pytest.fixture
+def cold_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program, and each provider's process, is started by a Python of its own."""
+    monkeypatch.setenv(COLD, "1")
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
-from tests.support.forked import Forked, forkable, nest
+from tests.support.forked import forkable, nest
+from tests.support.nest import Forked
 from tests.support.outputs import new_output_file
 from tests.support.secrets import TEST_API_KEY
 from tests.support.waiting import wait_until
@@ -95,15 +96,20 @@ class Process:
 
     def freeze(self) -> None:
         """SIGSTOP; returns when it stands still."""
-        if isinstance(self.popen, Forked):
-            self.popen.freeze()
-            return
         os.kill(self.pid, signal.SIGSTOP)
-        os.waitpid(self.pid, os.WUNTRACED)
+        if isinstance(self.popen, Forked):
+            threads = Path(f"/proc/{self.pid}/task")
+            wait_until(lambda: all(_state(thread) == "T" for thread in threads.iterdir()), what="the stop")
+        else:
+            os.waitpid(self.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
+
+
+def _state(thread: Path) -> str:
+    return (thread / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
 
 
 def start_process(

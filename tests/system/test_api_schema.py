@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forked import COLD
 from tests.support.platforms import Platform
 from tests.support.processes import Programs, Simulator
 from tests.support.queues import BROKEN, CLEAN, SampleQueue, connect
@@ -31,11 +30,11 @@ def answered(server: Served) -> dict[int, int]:
     return found
 
 
+@pytest.mark.usefixtures("cold_starts")  # one server, at least, imports all that it needs itself
 @pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
 def test_two_thousand_requests_made_from_the_description_break_nothing(
-    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(COLD, "1")  # one server, at least, imports all that it needs itself
     connect(programs, platform, simulator)
     queue = SampleQueue(platform)
     queue.add([*CLEAN, BROKEN], status="null")

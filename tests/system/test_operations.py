@@ -17,7 +17,6 @@ from gepp_audit.heard.textfile import METRICS
 from gepp_audit.queue.diagnosis import Cause
 from gepp_audit.queue.doctor import CHECKS
 from gepp_audit.settings import Settings
-from tests.support.forked import COLD
 from tests.support.platforms import Platform
 from tests.support.processes import ROOT, Programs, Simulator
 from tests.support.queues import BROKEN, CLEAN, SampleQueue, connect
@@ -143,12 +142,11 @@ def exit_codes(command: str) -> tuple[int, ...]:
     return (0, 1, 2) if is_monitor else (0,)
 
 
+@pytest.mark.usefixtures("cold_starts")  # none may need a library that another one has imported
 @pytest.mark.parametrize("platform", ["sqlite"], indirect=True)
 def test_each_command_that_is_shown_runs(
-    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, programs: Programs, simulator: Simulator, tmp_path: Path
 ) -> None:
-    # each in a Python of its own: none may need a library that another one has imported
-    monkeypatch.setenv(COLD, "1")
     connect(programs, platform, simulator)
     (tmp_path / ".env").write_text("# cron's settings\n", encoding="utf-8")
     (tmp_path / "samples").symlink_to(ROOT / "samples")

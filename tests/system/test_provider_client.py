@@ -21,7 +21,9 @@ import pytest
 from gepp_audit.model import CallRequest, CallResult, ErrorCode, FailureKind, Usage
 from gepp_audit.provider import openai_client
 from gepp_audit.provider.openai_client import DEFAULT_MODEL, OpenAIClient, clock
+from tests.support.forked import nest_of_providers
 from tests.support.hostile_server import HostileServer, Received, Reply, choice, completion, error
+from tests.support.nest import lending
 from tests.support.waiting import wait_until
 
 KEY = "sk-test-0123456789-key-of-the-tests"
@@ -34,7 +36,8 @@ MakeClient = Callable[..., OpenAIClient]
 
 
 @pytest.fixture
-def make_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
+def make_own_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
+    """Makes clients that start the provider's process themselves."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     clients: list[OpenAIClient] = []
@@ -47,6 +50,13 @@ def make_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
     yield make
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def make_client(make_own_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> MakeClient:
+    """Makes clients whose process is forked of one that has the SDK already."""
+    monkeypatch.setattr(subprocess, "Popen", lending(nest_of_providers().address))
+    return make_own_client
 
 
 def call(call_id: int = 1, **changes: Any) -> CallRequest:
@@ -248,11 +258,11 @@ def test_a_body_without_end_is_not_read_to_its_end(make_client: MakeClient, stat
     assert (code_of(result), server.bytes_sent < size / 4) == (expected, True)
 
 
-def test_a_compressed_body_without_end_is_not_unpacked_to_its_end(make_client: MakeClient) -> None:
+def test_a_compressed_body_without_end_is_not_unpacked_to_its_end(make_own_client: MakeClient) -> None:
     size = 200 * 1024 * 1024
     bomb = gzip.compress(bytes(size))
     with HostileServer(Reply(200, bomb, {"content-encoding": "gzip"})) as server:
-        client = make_client(server.url)
+        client = make_own_client(server.url)
         process = process_of(client)
         before = process.memory_info().rss
         result = only_result(client, call())
@@ -591,9 +601,9 @@ def process_of(client: OpenAIClient) -> psutil.Process:
     return child
 
 
-def test_calls_in_flight_when_the_process_is_killed_come_back_as_crashed(make_client: MakeClient) -> None:
+def test_calls_in_flight_when_the_process_is_killed_come_back_as_crashed(make_own_client: MakeClient) -> None:
     with HostileServer(Reply(200, completion(TEXT), hold=threading.Event())) as server:
-        client = make_client(server.url)
+        client = make_own_client(server.url)
         for number in (1, 2):
             client.submit(call(number))
         server.wait_for_requests(2)
@@ -602,30 +612,30 @@ def test_calls_in_flight_when_the_process_is_killed_come_back_as_crashed(make_cl
     assert {(code_of(result), result.sent) for result in results} == {((RETRY, ErrorCode.CRASHED), True)}
 
 
-def test_the_next_call_after_the_process_was_killed_starts_another_one(make_client: MakeClient) -> None:
+def test_the_next_call_after_the_process_was_killed_starts_another_one(make_own_client: MakeClient) -> None:
     with HostileServer(Reply(200, completion(TEXT))) as server:
-        client = make_client(server.url)
+        client = make_own_client(server.url)
         process_of(client).kill()
         assert client.wait(1) == []
         assert only_result(client, call()).text == TEXT
 
 
 def test_a_process_that_is_frozen_past_every_timeout_is_replaced(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+    make_own_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openai_client, "_OVERDUE_AFTER", 0.2)
     monkeypatch.setattr(openai_client, "_OVERDUE_GRACE", 0.2)
     with HostileServer(Reply(200, completion(TEXT))) as server:
-        client = make_client(server.url, call_timeout=0.5)
+        client = make_own_client(server.url, call_timeout=0.5)
         process_of(client).suspend()
         frozen = only_result(client, call(1))
         assert (code_of(frozen), frozen.sent) == ((RETRY, ErrorCode.TIMEOUT), True)
         assert only_result(client, call(2)).text == TEXT
 
 
-def test_the_process_survives_the_signals_that_are_for_its_run(make_client: MakeClient) -> None:
+def test_the_process_survives_the_signals_that_are_for_its_run(make_own_client: MakeClient) -> None:
     with HostileServer(Reply(200, completion(TEXT))) as server:
-        client = make_client(server.url)
+        client = make_own_client(server.url)
         process = process_of(client)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             process.send_signal(number)
@@ -644,23 +654,23 @@ def test_the_process_ends_with_a_run_that_was_killed() -> None:
 
 
 def test_neither_key_nor_database_stand_in_what_the_system_shows_of_the_process(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+    make_own_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://gepp:{PASSWORD}@127.0.0.1/gepp")
     monkeypatch.setenv("GEPP_AUDIT_PING_URL", "https://hc.example/an-uuid")
-    process = process_of(make_client(None))
+    process = process_of(make_own_client(None))
     shown = repr(process.cmdline()) + repr(process.environ())
     assert (KEY in shown, PASSWORD in shown) == (False, False)
     assert [name for name in process.environ() if name.startswith("GEPP_AUDIT_")] == []
 
 
 def test_a_process_that_dies_at_its_start_blocks_with_the_fix(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make_own_client: MakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "openai.py").write_text("import os; os.kill(os.getpid(), 9)")
     monkeypatch.syspath_prepend(tmp_path)
-    result = only_result(make_client(None), call())
+    result = only_result(make_own_client(None), call())
     assert (code_of(result), result.sent) == ((BLOCK, ErrorCode.REQUEST_REJECTED), False)
     assert result.failure is not None
     assert "gepp_audit.provider" in result.failure.message

@@ -119,6 +119,7 @@ def test_a_transaction_that_kills_each_run_is_parked_and_the_rest_of_its_batch_c
     assert_laws(platform.url, asked=settled_log(simulator), told=told)
 
 
+@pytest.mark.usefixtures("cold_starts")
 @both
 def test_a_provider_process_that_dies_costs_a_crash_of_its_calls_and_the_run_goes_on(
     queue: SampleQueue, programs: Programs, simulator: Simulator

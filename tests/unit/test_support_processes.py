@@ -6,7 +6,9 @@ Each is looked at as a process that was started, and as one that was forked to s
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,9 +17,12 @@ import psutil
 import pytest
 
 from gepp_audit import __version__
-from tests.support.forked import Forked, forkable
+from gepp_audit.provider.openai_client import OpenAIClient
+from tests.support.forked import forkable, nest_of_providers
+from tests.support.nest import Forked, lending
 from tests.support.outputs import output_folder
 from tests.support.processes import ROOT, Process, Programs, Simulator, start_process
+from tests.support.secrets import TEST_API_KEY
 from tests.support.waiting import wait_until
 
 COUNTING = "import itertools, time\nfor n in itertools.count():\n    print(n, flush=True)\n    time.sleep(0.01)"
@@ -65,6 +70,21 @@ def test_the_program_is_forked_and_finds_what_it_would_if_it_were_started(progra
     assert found[0][0] == 1
     assert found[0][2:] == ("told", "ValueError: as it was told")
     assert (found[0][1]["descriptors"], found[0][1]["of ours"]) == (["0", "1", "2", "3"], [])
+
+
+def test_a_providers_process_is_forked_and_whatever_else_is_started(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = lending(nest_of_providers().address)
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, check=True).stdout == b"1\n"
+    client = OpenAIClient(api_key=TEST_API_KEY, base_url=f"{simulator.url}/v1", call_timeout=20, concurrency=1)
+    assert client.ready(30)
+    process = client._process
+    assert isinstance(process, Forked)
+    assert os.getsid(process.pid) == process.pid
+    client.close()
+    assert process.poll() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ At the end of a run every captured output and log is searched for the run's secr
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gepp_audit.database.migrate import initialize
+from tests.support.dealing import in_order
 from tests.support.forked import COLD, close_nests
 from tests.support.lambda_runtime import Lambda, running_lambda
 from tests.support.outputs import new_output_file
@@ -39,6 +41,13 @@ share_compiled_statements()
 
 _numbers = count(1)
 KINDS = ("sqlite", "postgresql-old", "postgresql-new")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, in each of the processes."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = in_order(items, workers)
 
 
 @pytest.hookimpl(trylast=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,8 +49,8 @@ class Glance:
     #: a run is to be expected
     work: bool = False
     #: psycopg2's connection, idle and in no transaction, and the address it was made with; None: there is none
-    connection: Any = None
-    address: str = ""
+    connection: Any = field(default=None, repr=False)
+    address: str = field(default="", repr=False)
 
     def hand_over(self, arguments: dict[str, Any]) -> Any:
         """The connection, once, if `arguments` (psycopg2's) lead to the same place; None: make one."""

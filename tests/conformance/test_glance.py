@@ -15,6 +15,7 @@ from gepp_audit.database.engine import open_database
 from gepp_audit.database.glance import Glance, glance
 from gepp_audit.queue import liveness
 from tests.support.platforms import Platform
+from tests.support.secrets import TEST_DB_PASSWORD
 
 STATUSES = ("in_progress",)
 HOST = "h1"
@@ -94,6 +95,7 @@ def test_its_connection_is_the_first_one_of_the_run(platform: Platform) -> None:
     seen = glance(platform.url, STATUSES, HOST)
     own = seen.connection.info.backend_pid
     database = open_database(platform.url, seen)
+    assert TEST_DB_PASSWORD not in repr(seen)
     assert database.read(_pid) == own
     assert seen.connection is None
     database.engine.dispose()

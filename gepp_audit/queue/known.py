@@ -27,6 +27,21 @@ def require_organizations(connection: Connection, ids: Sequence[int]) -> None:
         )
 
 
+def require_rules(connection: Connection, ids: Sequence[str]) -> None:
+    """OperatorError (exit code 2): the platform has no such rule. To be asked where nothing was found: verdicts may
+    tell of a rule whose row is gone.
+    """
+    unknown = known.unknown_rules(connection, ids) if ids else ()
+    if unknown:
+        raise OperatorError(
+            f"the platform has no rule {' or '.join(unknown)}.",
+            fix="Its id is the one that “gepp-audit show BATCH” prints, and the platform's table audit_rules has as "
+            "rule_id; capitals count.",
+            code="unknown_rule",
+            exit_code=2,
+        )
+
+
 def require_statuses(connection: Connection, statuses: Sequence[str]) -> None:
     """OperatorError (exit code 2): no batch has, or could have, such a status."""
     unknown = [one for one in statuses if one not in STATUSES and not known.is_status(connection, one)]

@@ -22,7 +22,7 @@ from gepp_audit.database.retrying import Found, Scope
 from gepp_audit.errors import OperatorError
 from gepp_audit.queue.enqueue import known_user
 from gepp_audit.queue.inspecting import no_such_batch
-from gepp_audit.queue.known import require_organizations
+from gepp_audit.queue.known import require_organizations, require_rules
 from gepp_audit.queue.wording import counted
 
 #: so many that are left out are named
@@ -205,6 +205,8 @@ def _plan(connection: Connection, platform: Platform, request: RetryRequest) -> 
                 planned.leave_out(found.transaction_id, why)
         elif found.organization_id is not None:
             planned.chosen.setdefault(found.organization_id, []).append(found.transaction_id)
+    if not seen:
+        require_rules(connection, request.rules)
     return _in_order(planned, request.max_transactions)
 
 

@@ -68,9 +68,10 @@ class Nest:
     def fork(
         self, args: Sequence[str], *, environ: Mapping[str, str], cwd: Path, umask: int, stdout: int, stderr: int
     ) -> Forked:
-        """Run a module, told as `args` of Python's own command line: -m NAME ARG…"""
+        """Run what `args` say, as Python's own command line would: -m MODULE ARG… or SCRIPT ARG…"""
+        what = {"module": args[2], "args": args[3:]} if args[1] == "-m" else {"script": args[1], "args": args[2:]}
         wanted = {
-            "module": args[2], "args": args[3:], "environ": dict(environ), "cwd": str(cwd), "umask": umask,
+            **what, "environ": dict(environ), "cwd": str(cwd), "umask": umask,
             "descriptors": [1, 2], "path": None, "session": False,
         }  # fmt: skip
         return Forked(args, self.address, wanted, [stdout, stderr])
@@ -80,11 +81,15 @@ class Nest:
         self._process.communicate()
 
 
+def can_fork() -> bool:
+    """Whether this system can do it, and nobody has forbidden it."""
+    return hasattr(os, "pidfd_open") and not os.environ.get(COLD)
+
+
 def forkable(args: Sequence[str | Path], environ: Mapping[str, str]) -> bool:
     """Whether a fork is as good as a start: it is one of our programs, and nothing shapes its interpreter."""
     return (
-        hasattr(os, "pidfd_open")
-        and not os.environ.get(COLD)
+        can_fork()
         and len(args) > 2
         and (args[0], args[1]) == (sys.executable, "-m")
         and args[2] in _MODULES

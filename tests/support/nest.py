@@ -2,10 +2,10 @@
 
     python -P nest.py FD PROVIDERS LIBRARY…
 
-Each connection to the socket FD asks for one program: which module to run as `python -m` would, with which arguments,
-environment, folder and descriptors. Over it the process id is told, and in the end the exit code. PROVIDERS is the
-address of a process like this one that has the SDK, of which the programs have their provider's process forked; empty:
-they start it themselves. When standard input ends, this does too.
+Each connection to the socket FD asks for one program: which script to run, or which module as `python -m` would, with
+which arguments, environment, folder and descriptors. Over it the process id is told, and in the end the exit code.
+PROVIDERS is the address of a process like this one that has the SDK, of which the programs have their provider's
+process forked; empty: they start it themselves. When standard input ends, this does too.
 
 Nothing of gepp_audit and nothing of the tests is imported here: each program loads its own code itself.
 """
@@ -161,7 +161,7 @@ def _hold(given: Sequence[int], numbers: Sequence[int]) -> None:
 
 
 def _become(wanted: Mapping[str, Any], providers: bytes) -> None:
-    """Be what `python -m` starts."""
+    """Be what `python` starts."""
     if wanted["session"]:
         os.setsid()
     if wanted["umask"] is not None:
@@ -170,6 +170,11 @@ def _become(wanted: Mapping[str, Any], providers: bytes) -> None:
     coerced = {"LC_CTYPE": os.environ["LC_CTYPE"]} if "LC_CTYPE" in os.environ else {}
     os.environ.clear()
     os.environ.update(coerced | wanted["environ"])
+    if script := wanted.get("script"):
+        sys.argv = [script, *wanted["args"]]
+        sys.path.insert(0, os.path.dirname(script))
+        runpy.run_path(script, run_name="__main__")
+        return
     sys.argv = ["-m", *wanted["args"]]
     sys.path[:] = wanted["path"] or [os.getcwd(), *sys.path]
     if providers:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
-from tests.support.forked import forkable, nest
+from tests.support.forked import can_fork, forkable, nest
 from tests.support.nest import Forked
 from tests.support.outputs import new_output_file
 from tests.support.secrets import TEST_API_KEY
@@ -248,6 +248,7 @@ def running_simulator(*options: str, latency_ms: int = 0, api_key: str = TEST_AP
             environ={"PATH": "/usr/bin:/bin", "SIMULATOR_API_KEY": api_key},
             cwd=ROOT,
             name="simulator",
+            fork=can_fork(),
         )
         ending.callback(process.kill)
         yield Simulator(url=_first_line(process), process=process, log_file=log_file)

@@ -111,10 +111,13 @@ def _batch(
     after: int,
 ) -> Result:
     from gepp_audit.cli import show_text
+    from gepp_audit.queue.known import require_rules
     from gepp_audit.queue.showing import LineFilter, show_batch
 
     wanted = LineFilter(verdicts=verdicts, rules=rules)
     found = show_batch(database, batch, most, after=after, wanted=wanted, organizations=organizations)
+    if not found.transactions:
+        database.read(lambda connection: require_rules(connection, sorted(rules)))
     return Result(data=found.as_json(), text=show_text.one_batch(found, after))
 
 

@@ -19,7 +19,7 @@ from gepp_audit.database.history import BatchFilter, BatchLine, Spent, StoredBat
 from gepp_audit.database.platform import detect
 from gepp_audit.database.verdicts import TransactionLine
 from gepp_audit.errors import OperatorError
-from gepp_audit.queue.known import require_organizations, require_rules, require_statuses
+from gepp_audit.queue.known import require_organizations, require_statuses
 from gepp_audit.queue.prompt_again import PromptAgain, rebuild
 
 #: batches of one transaction that are told of
@@ -151,7 +151,7 @@ def show_batch(
         batch = history.one(connection, audit_history_id, organizations)
         if batch is None:
             return None, []
-        lines = verdicts.transactions_of(
+        return batch, verdicts.transactions_of(
             connection,
             detect(connection),
             audit_history_id,
@@ -159,9 +159,6 @@ def show_batch(
             after=after,
             wanted=wanted if filtered else None,
         )
-        if wanted is not None and not lines:
-            require_rules(connection, sorted(wanted.rules))
-        return batch, lines
 
     batch, lines = database.read(read)
     if batch is None:

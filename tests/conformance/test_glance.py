@@ -104,6 +104,16 @@ def test_its_connection_is_the_first_one_of_the_run(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
+def test_a_connection_that_was_lost_meanwhile_is_made_again(platform: Platform) -> None:
+    seen = glance(platform.url, STATUSES, HOST)
+    own = seen.connection.info.backend_pid
+    platform.value("SELECT pg_terminate_backend(:own)", own=own)
+    database = open_database(platform.url, seen)
+    assert database.read(_pid) != own
+    database.close()
+
+
+@pytest.mark.parametrize("platform", ["postgresql-new"], indirect=True)
 def test_a_connection_to_another_place_is_not_handed_over(platform: Platform) -> None:
     seen = glance(platform.url.rpartition("/")[0] + "/postgres", STATUSES, HOST)
     assert seen.connection is None  # there is no queue

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from signal import SIGINT, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM
 
+import psutil
+import psycopg2
 import pytest
 
 from tests.support.platforms import Platform
@@ -40,8 +43,34 @@ def queue(platform: Platform, programs: Programs, simulator: Simulator) -> Sampl
     return queue
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def states(queue: SampleQueue) -> Counter[str]:
     return Counter(item["state"] for item in items(queue.platform).values())
+
+
+@pytest.mark.usefixtures("cold_starts")
+@on_postgresql
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM, SIGKILL])
+def test_a_provider_that_loads_already_ends_with_a_run_that_is_ended_before_it_begins(
+    queue: SampleQueue, programs: Programs, number: int
+) -> None:
+    with contextlib.closing(psycopg2.connect(queue.platform.url)) as altering:
+        # the glance reads other tables, and sees work; the run waits
+        altering.cursor().execute("LOCK TABLE gepp_audit_alembic_version IN ACCESS EXCLUSIVE MODE")
+        run = start(programs)
+        process = psutil.Process(run.pid)
+        wait_until(process.children)
+        [provider] = process.children()
+        run.popen.send_signal(number)
+        assert run.wait().exit_code == (130 if number == SIGINT else -number)
+        wait_until(lambda: has_ended(provider))
+    assert ledger(queue.platform, None) == []
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class Loaded:
 
 
 def detect(connection: Connection) -> Platform:
-    """Look which version of the platform this is."""
+    """Look which version of the platform this is. An error of the database where it has not even its tables."""
     found: dict[str, set[str]] = {}
     for place, name in connection.exec_driver_sql(_SHAPE[connection.dialect.name]):
         found.setdefault(place, set()).add(name)
@@ -80,7 +80,7 @@ _SHAPE: Final = {
         (
             *(
                 f"SELECT '{table}', attname::text FROM pg_attribute"
-                f" WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
+                f" WHERE attrelid = '{table}'::regclass AND attnum > 0 AND NOT attisdropped"
                 for table in _COLUMNS_OF
             ),
             f"SELECT '{_LABELS}', enumlabel::text FROM pg_enum WHERE enumtypid = to_regtype('{_LABELS}')",

@@ -361,3 +361,13 @@ def test_more_than_a_page_of_orphans_is_found_and_freed(
     ids = platform.transactions(organization, 7)
     monkeypatch.setattr(pages, "PAGE", 3)
     assert free_orphans(platform.database, orphans(platform), STATUSES).transaction_ids == tuple(ids)
+
+
+@pytest.mark.parametrize("platform", ["postgresql-old", "postgresql-new"], indirect=True)
+@pytest.mark.parametrize("table", ["transactions", "transaction_audit_history"])
+def test_a_database_without_a_table_of_the_platform_is_no_platform_with_nothing_to_ask(
+    platform: Platform, table: str
+) -> None:
+    platform.execute(f"DROP TABLE {table} CASCADE")
+    with pytest.raises(OperatorError, match="a table or column is missing"):
+        plan(platform.database, RetryRequest(failed=True))

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from gepp_audit.database import closing, items
 from gepp_audit.database.engine import Database
 from gepp_audit.database.platform import detect
+from gepp_audit.queue.arrivals import TURN
 from gepp_audit.queue.claiming import Claimer
 from tests.support.bench import BenchDatabase
 from tests.support.big_database import refill
@@ -25,7 +26,6 @@ from tests.support.processes import Simulator
 from tests.support.waiting import wait_until
 
 Line = tuple[str, str, str]
-TURN = 8
 BATCHES = 200
 ORGANIZATIONS = 40
 

@@ -40,8 +40,8 @@ _LIBRARIES: Final = (
 _SDK: Final = ("openai", "httpx2")
 #: what is run so, of all that `python -m` may be told
 _MODULES: Final = ("gepp_audit", "tests.support.launcher")
-#: what a process reads only once, when it starts
-_READ_ONCE: Final = ("LANG", "LC_", "LD_", "MALLOC", "PYTHON", "TZ")
+#: what a process reads only once, when it starts or imports a library
+_READ_ONCE: Final = ("FORCE_COLOR", "LANG", "LC_", "LD_", "MALLOC", "NO_COLOR", "OPENAI_LOG", "PYTHON", "TZ")
 #: one message must hold them
 _MOST_LETTERS: Final = 30_000
 

@@ -109,6 +109,7 @@ def test_a_providers_process_is_forked_and_whatever_else_is_started(
         ({"LD_PRELOAD": "x.so"}, False),
         ({"LC_ALL": "C"}, False),
         ({"TZ": "Asia/Bangkok"}, False),
+        ({"NO_COLOR": "1"}, False),
     ],
 )
 def test_nothing_is_forked_that_its_environment_would_shape_as_it_starts(

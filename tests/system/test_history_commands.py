@@ -172,6 +172,13 @@ def test_filters_are_told_apart(operator: Operator) -> None:
     assert [one["transaction_id"] for one in told["transactions"]] == [2]
 
 
+def test_a_rule_that_is_gone_is_known_as_long_as_verdicts_tell_of_it(operator: Operator) -> None:
+    operator.platform.execute("DELETE FROM audit_rules")
+    for narrowed in (("--after", "2"), ("--verdict", "approved")):
+        assert operator.json("show", "1", "--rule", "DC-01", *narrowed)["transactions"] == []
+    assert operator.run("show", "2", "--rule", "DC-01").exit_code == 2
+
+
 def test_the_prompt_alone_stands_on_stdout(operator: Operator) -> None:
     done = operator.run("show", "--transaction", "4", "--prompt")
     assert done.stdout.startswith("You audit transactions of a waste-management platform.")

@@ -343,6 +343,12 @@ def test_a_batch_is_read_page_by_page(world: World) -> None:
     assert seen == world.transactions
 
 
+def test_a_rule_that_nothing_names_leaves_an_empty_page_whether_or_not_somebody_has_it(world: World) -> None:
+    for rule in ("DC-01", "NOPE"):
+        reply = world.visit(world.other).get(f"/history/{world.open_batch}?rule={rule}")
+        assert (reply.status, reply.text.count('id="line-')) == (200, 0)
+
+
 @pytest.mark.parametrize(
     ("query", "seen"),
     [

@@ -25,8 +25,8 @@ _STATEMENT_MS: Final = 1_000
 _POSTGRESQL: Final = ("postgresql://", "postgresql+psycopg2://", "postgres://")
 _SQLITE: Final = ("sqlite:///", "sqlite+pysqlite:///")
 
-#: some batch is open, seen by us or not, and no run of this host has yet to end. {mark}: the driver's parameter,
-#: {statuses}: as many of them as there are statuses.
+#: some batch is open, seen by us or not, and no run of this host is at work, or died and was not buried. {mark}: the
+#: driver's parameter, {statuses}: as many of them as there are statuses.
 _SQL: Final = """
     SELECT (
         EXISTS (SELECT 1 FROM gepp_audit_batches WHERE closed_at IS NULL)
@@ -38,7 +38,7 @@ _SQL: Final = """
             )
         )
     )
-    AND NOT EXISTS (SELECT 1 FROM gepp_audit_runs WHERE host = {mark} AND finished_at IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM gepp_audit_runs WHERE host = {mark} AND finished_at IS NULL AND draining_at IS NULL)
 """
 
 
@@ -72,11 +72,17 @@ class Glance:
 def glance(url: str, statuses: Sequence[str], host: str) -> Glance:
     """Look at the database at `url`, the batches of these `statuses` there, and the runs of `host`; never raises."""
     with contextlib.suppress(Exception):  # see the module: those who need it will say what is wrong
-        if url.startswith(_POSTGRESQL):
+        if url.startswith(_POSTGRESQL) and _is_plain(url):
             return _postgresql(f"postgresql://{url.partition('://')[2]}", statuses, host)
         if url.startswith(_SQLITE):
             return _sqlite(Path(url.partition(":///")[2]), statuses, host)
     return Glance()
+
+
+def _is_plain(url: str) -> bool:
+    """SQLAlchemy takes a password with / or @ in it as it stands, where libpq would see another host."""
+    authority, _, rest = url.partition("://")[2].partition("/")
+    return authority.count("@") <= 1 and "@" not in rest
 
 
 def question(mark: str, statuses: Sequence[str]) -> str:

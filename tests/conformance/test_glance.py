@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +83,8 @@ def test_a_run_that_has_not_ended_is_left_to_those_who_judge_it(platform: Platfo
     assert seen_work(platform)
     platform.database.write(lambda connection: runs.start(connection, own))
     assert not seen_work(platform)
+    platform.database.write(lambda connection: runs.drain(connection, own.run_id))
+    assert seen_work(platform)  # what it leaves is the next one's
     platform.database.write(lambda connection: runs.finish(connection, own.run_id, "processed", {}))
     assert seen_work(platform)
 
@@ -136,6 +139,17 @@ def test_a_connection_to_another_place_is_not_handed_over(platform: Platform) ->
 )
 def test_what_cannot_be_looked_at_shows_nothing(url: str) -> None:
     assert glance(url, STATUSES, HOST) == Glance()
+
+
+@pytest.mark.parametrize("password", ["5432/x", "p@ss", "a/b@c"])
+def test_an_address_that_libpq_reads_otherwise_is_not_looked_at(password: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        glance(f"postgresql://127.0.0.1:{password}@127.0.0.1:{port}/db", STATUSES, HOST)
+        glance(f"postgresql://127.0.0.1:{port}/{password}@127.0.0.1:{port}/db", STATUSES, HOST)
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 def test_it_loads_neither_sqlalchemy_nor_a_driver_before_it_looks() -> None:

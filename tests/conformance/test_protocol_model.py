@@ -323,6 +323,18 @@ def test_a_run_that_holds_two_calls_of_one_item_settles_the_live_one_alone(world
     world.finish()
 
 
+def test_what_a_batch_queued_that_no_run_ever_saw_is_not_of_an_earlier_one(world: World) -> None:
+    run = at_work(world)
+    for _ in range(2):
+        world.people(*queue(world, 1, world.ids[:2]))
+        if len(world.now.batches) == 0:
+            world.take_up(run)
+        world.people(*end_batch(world, max(world.now.history), "deleted"))
+        world.take_up(run)
+    assert set(world.platform.labels(world.ids[:2]).values()) == {"queued"}
+    world.finish()
+
+
 def test_a_batch_that_is_deleted_before_its_fan_out_leaves_nothing_queued(world: World) -> None:
     run = at_work(world)
     world.people(*queue(world, 1, world.ids[:2]))

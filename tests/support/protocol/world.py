@@ -61,6 +61,8 @@ class World:
         self.programs: dict[str, Program] = {}
         self.started = 0
         self.passed = 0.0
+        #: what each batch listed, whether or not a run saw it before it was gone
+        self.queued: dict[int, list[int]] = {}
         #: no law was broken so far
         self.sound = True
         self.now: Snapshot = self.observer.snapshot()
@@ -214,6 +216,7 @@ class World:
         """One transaction of the platform's own."""
         self.observer.transaction(*statements)
         self.now = self.observer.snapshot()
+        self.queued |= {batch: self.now.listed(batch) for batch in self.now.history}
 
     def let_pass(self, seconds: float) -> None:
         """Time goes on for everybody."""
@@ -258,7 +261,8 @@ class World:
                 row = self.now.transactions.get(id_)
                 if row is None or not untouched(row) or row["organization_id"] != organization:
                     continue
-                if batch == max(other for other, listed in self.reference.listed.items() if id_ in listed):
+                # a later batch that people removed before any run saw it leaves orphans, which are freed on request
+                if batch == max(other for other, listed in self.queued.items() if id_ in listed):
                     self._can_be_queued_again(batch, id_, row["ai_audit_status"])
 
     def _can_be_queued_again(self, batch: int, id_: int, label: str) -> None:

@@ -101,13 +101,15 @@ class App:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person sees what is written to `stream`, now and formatted."""
+    """Whether a person sees what is written to `stream`, now."""
     try:
-        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+        return stream is not None and stream.isatty()
     except ValueError:  # closed
         return False
 
 
 def wants_colour(stream: TextIO | None) -> bool:
-    """Colour is for terminals, and for those who did not set NO_COLOR (https://no-color.org: any non-empty value)."""
-    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+    """Colour is for terminals that can do more than print, and for those who did not set NO_COLOR
+    (https://no-color.org: any non-empty value).
+    """
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")

@@ -46,7 +46,7 @@ class Tick:
     def ended(self, summary: Summary, exit_code: int, said: Sequence[str]) -> None:
         """The run ended without an error; `said`: what a person would read of it."""
         self._write_metrics(summary.outcome.value, exit_code, summary)
-        self._ping(exit_code in (0, 130, 143), "\n".join(said))
+        self._ping(exit_code in (0, 129, 130, 143), "\n".join(said))
         if logs.file_works():
             self._done_well.append("log_file_not_written")
         for line in self._app.mail.over(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -78,7 +79,7 @@ def _dry_run(app: App, options: RunOptions) -> Result:
 
 def _run(app: App, options: RunOptions, progress: bool, tick: Tick) -> tuple[Summary, Stop]:
     from gepp_audit.queue.configured import glance_of, provider_of
-    from gepp_audit.queue.stopping import Stop
+    from gepp_audit.queue.stopping import GRACE_SECONDS, Stop
 
     stop = Stop()
     with (
@@ -89,6 +90,7 @@ def _run(app: App, options: RunOptions, progress: bool, tick: Tick) -> tuple[Sum
     ):
         from gepp_audit.queue.start import process_queue as run_queue
 
+        stop.tells(partial(database.give_up_within, GRACE_SECONDS))
         stop.install()
         return run_queue(database, options, open_provider, stop=stop, listener=listener), stop
 

@@ -89,6 +89,10 @@ class Database:
         """Run `work` in a transaction that is rolled back, and return what it returns."""
         return self._repeat(lambda: self._in_transaction(work, False, STATEMENT_TIMEOUT_MS), patience)
 
+    def give_up_within(self, seconds: float) -> None:
+        """Repeat nothing any more after so many seconds. For other threads and for signal handlers."""
+        self.give_up_at = min(self.give_up_at, time.monotonic() + seconds)
+
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()

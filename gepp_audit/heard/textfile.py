@@ -84,7 +84,7 @@ class Ended:
     @property
     def well(self) -> bool:
         """It did what there was to do, or stopped cleanly when it was told to."""
-        return self.exit_code in (0, 130, 143)
+        return self.exit_code in (0, 129, 130, 143)
 
 
 def write(path: Path, ended: Ended) -> str | None:

@@ -135,7 +135,7 @@ def provider_of(
     def open_provider() -> OpenAIClient:
         at_work()
         client = prepared()
-        stop.wake_with(client.wake)
+        stop.tells(client.wake)
         return client
 
     try:

@@ -1,8 +1,9 @@
 """How a run is told to stop: by a signal, its own or that of the server it works in, by its time, or by a refusing
 provider.
 
-The first SIGTERM or SIGINT stops the claiming; what is paid for is waited for, at most `GRACE_SECONDS`. The second one
-leaves at once: whatever was in flight is seen to be gone by the next run of this host, or ends with its lease.
+The first SIGTERM, SIGINT or SIGHUP stops the claiming; what is paid for is waited for, at most `GRACE_SECONDS`. The
+second one leaves at once: whatever was in flight is seen to be gone by the next run of this host, or ends with its
+lease.
 
 Where something outside ends the process at a known moment, `patience_ends` is set: from then on nothing is waited for.
 """
@@ -31,12 +32,16 @@ class Stop:
         self._since = 0.0
         #: a queue and no event: its `put` may be called in a signal handler while `sleep` waits
         self._arrived: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._wake: Callable[[], None] | None = None
+        self._told: list[Callable[[], None]] = []
 
     def install(self) -> None:
-        """Let SIGTERM and SIGINT of this process arrive here."""
+        """Let SIGTERM, SIGINT and SIGHUP of this process arrive here; what nohup ignores stays ignored."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        if (
+            signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        ):  # a terminal that is closed is no reason to lose calls
+            signal.signal(signal.SIGHUP, self._on_signal)
 
     def request(self, number: int = signal.SIGTERM) -> None:
         """Stop as for the signal `number`, which somebody else received. For other threads and for signal handlers."""
@@ -45,12 +50,12 @@ class Stop:
         self._since = time.monotonic()
         self.signal = number
         self._arrived.put(None)
-        if self._wake is not None:
-            self._wake()
+        for tell in self._told:
+            tell()
 
-    def wake_with(self, wake: Callable[[], None]) -> None:
-        """What interrupts the run where it waits."""
-        self._wake = wake
+    def tells(self, whom: Callable[[], None]) -> None:
+        """Whom to call, in a signal handler or another thread, when a stop is asked for: what the run waits for."""
+        self._told.append(whom)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
@@ -80,7 +85,7 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """130 or 143, as a shell expects after a signal."""
+        """129, 130 or 143, as a shell expects after a signal."""
         return 128 + (self.signal or 0)
 
 

@@ -1,7 +1,7 @@
 """The server itself: its socket, its signals, its end. uvicorn speaks HTTP.
 
-SIGTERM and SIGINT end runs at the moment they arrive: they stop claiming, settle what is paid for within 20 s, release
-the rest, and the requests that wait for them are answered. A second signal leaves at once.
+SIGTERM, SIGINT and SIGHUP end runs at the moment they arrive: they stop claiming, settle what is paid for within 20 s,
+release the rest, and the requests that wait for them are answered. A second signal leaves at once.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Ours until the server has ended; uvicorn would let the signal kill the process after that."""
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        heard = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # what nohup ignores stays ignored
+            heard.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in heard}
         try:
             yield
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -221,3 +222,37 @@ def test_colour_is_for_terminals_that_want_it(environ: dict[str, str], coloured:
     told = os.read(main, 10_000).decode()
     os.close(main)
     assert ("told" in told, "\x1b[" in told) == (True, coloured)
+
+
+def test_a_terminal_that_can_only_print_is_told_what_was_done(tmp_path: Path) -> None:
+    environ = embedded(tmp_path)
+    main, side = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "gepp_audit", "process-queue"],
+        cwd=Path(__file__).parents[2],
+        env={"PATH": os.environ["PATH"], **environ, "TERM": "dumb"},
+        stdout=side,
+        stderr=side,
+        check=True,
+    )
+    os.close(side)
+    told = os.read(main, 10_000).decode()
+    os.close(main)
+    assert told.splitlines() == ["Nothing to do."]
+
+
+def test_an_interrupt_while_the_program_loads_is_no_traceback(tmp_path: Path) -> None:
+    # it arrives when the first module of ours is looked for behind the entry point
+    script = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'gepp_audit.cli': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['gepp-audit', '--version']\n"
+        "runpy.run_module('gepp_audit', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM
 
 import psutil
 import psycopg2
 import pytest
 
 from tests.support.platforms import Platform
+from tests.support.postgres import PostgresServer
 from tests.support.processes import Programs, Simulator
 from tests.support.queues import (
     BROKEN,
@@ -25,6 +26,7 @@ from tests.support.queues import (
     start,
     wait_for_calls,
 )
+from tests.support.tcp_proxy import tcp_proxy
 from tests.support.waiting import wait_until
 
 CONCURRENCY = 4
@@ -75,7 +77,7 @@ def test_a_provider_that_loads_already_ends_with_a_run_that_is_ended_before_it_b
 
 @pytest.mark.parametrize(
     ("platform", "number", "exit_code"),
-    [("postgresql-old", SIGTERM, 143), ("sqlite", SIGINT, 130)],
+    [("postgresql-old", SIGTERM, 143), ("sqlite", SIGINT, 130), ("postgresql-new", SIGHUP, 129)],
     indirect=["platform"],
 )
 def test_a_signal_ends_a_run_after_the_calls_that_were_paid_for(
@@ -100,6 +102,20 @@ def test_a_signal_ends_a_run_after_the_calls_that_were_paid_for(
     finish(programs, simulator)
     assert sorted(asked(simulator)) == sorted(queue.expected)
     queue.assert_all_settled()
+
+
+@on_postgresql
+def test_a_signal_ends_a_run_whose_database_is_gone_though_it_would_wait_for_it_longer(
+    queue: SampleQueue, programs: Programs, simulator: Simulator, cluster: PostgresServer
+) -> None:
+    simulator.scenario({"rules": [{"do": PAID}]})
+    with tcp_proxy(cluster.port) as proxy:
+        programs.environ["DATABASE_URL"] = proxy.url(queue.platform.url)
+        run = start(programs)
+        wait_for_calls(simulator, CONCURRENCY)
+    run.popen.send_signal(SIGTERM)
+    stopped = run.wait()
+    assert (stopped.exit_code, stopped.json()["error"]["code"]) == (1, "database_unreachable")
 
 
 @on_postgresql

@@ -116,11 +116,12 @@ def _batch(
 
     wanted = LineFilter(verdicts=verdicts, rules=rules)
     found = show_batch(database, batch, most, after=after, wanted=wanted, organizations=organizations)
-    if rules and not found.transactions:
-        # neither the page nor another filter may be what leaves nothing
-        named = show_batch(database, batch, 1, wanted=LineFilter(rules=rules), organizations=organizations)
-        if not named.transactions:
-            database.read(lambda connection: require_rules(connection, sorted(rules)))
+
+    def told(rule: str) -> bool:
+        named = LineFilter(rules=frozenset({rule}))
+        return bool(show_batch(database, batch, 1, wanted=named, organizations=organizations).transactions)
+
+    database.read(lambda connection: require_rules(connection, sorted(rules), told))
     return Result(data=found.as_json(), text=show_text.one_batch(found, after))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -27,11 +27,11 @@ def require_organizations(connection: Connection, ids: Sequence[int]) -> None:
         )
 
 
-def require_rules(connection: Connection, ids: Sequence[str]) -> None:
-    """OperatorError (exit code 2): the platform has no such rule. To be asked where nothing was found: verdicts may
-    tell of a rule whose row is gone.
+def require_rules(connection: Connection, ids: Sequence[str], told: Callable[[str], bool]) -> None:
+    """OperatorError (exit code 2): the platform has no such rule. `told`: whether verdicts tell of the rule, as they do
+    of one whose row is gone.
     """
-    unknown = known.unknown_rules(connection, ids) if ids else ()
+    unknown = [id_ for id_ in known.unknown_rules(connection, ids) if not told(id_)] if ids else ()
     if unknown:
         raise OperatorError(
             f"the platform has no rule {' or '.join(unknown)}.",

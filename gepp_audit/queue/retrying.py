@@ -192,6 +192,9 @@ def _plan(connection: Connection, platform: Platform, request: RetryRequest) -> 
     require_organizations(connection, request.organizations)
     if request.batch is not None and retrying.organization_of(connection, request.batch) is None:
         raise no_such_batch([request.batch])
+    require_rules(
+        connection, request.rules, lambda id_: any(True for _ in retrying.judged_by(connection, platform, scope, id_))
+    )
     if request.transaction_ids:
         return _named(connection, platform, request)
     planned, seen = Plan(), set[int]()
@@ -205,8 +208,6 @@ def _plan(connection: Connection, platform: Platform, request: RetryRequest) -> 
                 planned.leave_out(found.transaction_id, why)
         elif found.organization_id is not None:
             planned.chosen.setdefault(found.organization_id, []).append(found.transaction_id)
-    if not seen:
-        require_rules(connection, request.rules)
     return _in_order(planned, request.max_transactions)
 
 

@@ -249,6 +249,8 @@ REFUSALS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("retry", "--failed", "--organization", "7", "--yes"), 2, "there is no organization 7."),
     (("retry", "--orphans", "--organization", "7", "--yes"), 2, "there is no organization 7."),
     (("retry", "--rule", "NOPE", "--yes"), 2, "the platform has no rule NOPE."),
+    (("retry", "--rule", "DC-01", "--rule", "NOPE", "--yes"), 2, "the platform has no rule NOPE."),
+    (("show", "1", "--rule", "DC-01", "--rule", "NOPE"), 2, "the platform has no rule NOPE."),
     (("show", "1", "--rule", "NOPE"), 2, "the platform has no rule NOPE."),
     (("process-queue", "--organization", "7"), 2, "there is no organization 7."),
     (("process-queue", "--organization", "7", "--dry-run"), 2, "there is no organization 7."),

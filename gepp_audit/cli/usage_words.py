@@ -5,6 +5,7 @@ Each of click's errors is told by its class and its attributes; of some versions
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Final
 
@@ -28,7 +29,7 @@ def in_words(error: click.ClickException) -> str:
         return f"{error.option_name} {needs}."
     unknown = _NO_COMMAND.match(error.message)
     if unknown is not None:
-        return f"there is no command {unknown[1]}{_meant(getattr(error, 'possibilities', None))}."
+        return f"there is no command {unknown[1]}{_meant(_similar(error, unknown[1]))}."
     too_many = _TOO_MANY.match(error.message)
     if too_many is not None:
         return f"“{too_many[1]}” is more than this command takes."
@@ -50,6 +51,14 @@ def _name(error: click.BadParameter) -> str:
 def _choices(error: click.MissingParameter) -> str:
     kind = None if error.param is None else error.param.type
     return f": one of {', '.join(map(str, kind.choices))}" if isinstance(kind, click.Choice) else ""
+
+
+def _similar(error: click.ClickException, typed: str) -> list[str]:
+    """The commands that may have been meant."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None or not isinstance(context.command, click.Group):
+        return []
+    return difflib.get_close_matches(typed, context.command.list_commands(context), n=2)
 
 
 def _meant(possibilities: list[str] | None) -> str:

@@ -146,7 +146,9 @@ def clear_limits(database: Database, organization_id: int | None, names: Collect
 def _set(database: Database, organization_id: int | None, changes: Mapping[str, Any]) -> ScopeReport:
     def work(connection: Connection) -> ScopeReport:
         # limits of an organization that was deleted may be taken away
-        if any(value is not None for value in changes.values()):
+        if any(value is not None for value in changes.values()) or organization_id not in limits.of_organizations(
+            connection
+        ):
             _require_organization(connection, organization_id)
         limits.set_caps(connection, organization_id, changes)
         return _report_of(connection, organization_id)

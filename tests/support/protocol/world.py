@@ -105,7 +105,8 @@ class World:
 
     def _judge(self, kind: str) -> None:
         self.sound = False
-        before, self.now = self.now, self.observer.snapshot()
+        before = self.now
+        self._look()
         for run in self.runs:
             for turn in run.turns:
                 self.reference.take(turn)
@@ -215,15 +216,18 @@ class World:
     def people(self, *statements: str) -> None:
         """One transaction of the platform's own."""
         self.observer.transaction(*statements)
-        self.now = self.observer.snapshot()
-        self.queued |= {batch: self.now.listed(batch) for batch in self.now.history}
+        self._look()
 
     def let_pass(self, seconds: float) -> None:
         """Time goes on for everybody."""
         self.observer.let_pass(seconds)
         self.reference.let_pass(seconds)
         self.passed += seconds
+        self._look()
+
+    def _look(self) -> None:
         self.now = self.observer.snapshot()
+        self.queued |= {batch: self.now.listed(batch) for batch in self.now.history}
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from gepp_audit.model import ErrorCode
+from gepp_audit.queue.wording import sentence
 
 if TYPE_CHECKING:
     from gepp_audit.queue.summary import Summary
@@ -60,13 +61,17 @@ def of_failure(code: str | None) -> str:
 
 
 def refusal(summary: Summary) -> tuple[str, str]:
-    """Why no call of a blocked run may leave, and what to do: two sentences."""
-    message = f"the provider refuses all calls ({summary.block_reason}): {summary.block_detail or 'it said no more'}"
-    if summary.calls == 0 and summary.block_wait is not None:
-        message = f"an earlier call was refused ({summary.block_reason}), and this run tried none: "
-        message += summary.block_detail or "the provider said no more"
-        fix = f"If that is mended, a run tries one call in {summary.block_wait:.0f} s by itself, or at once after "
-        fix += '"gepp-audit stuck --requeue BATCH --yes".'
-    else:
-        fix = f"{of_refusal(summary.block_reason or '').mend}; the next run tries it by itself, one call a minute."
-    return message, fix
+    """Why no call of a blocked run may leave, and what to do: a text without full stop, and sentences."""
+    reason, detail = summary.block_reason, summary.block_detail or "the provider said no more"
+    failed_once = summary.retries == 1 and not summary.ended
+    if summary.block_wait is None or (summary.calls > 0 and not failed_once):
+        message = f"the provider refuses all calls ({reason}): {summary.block_detail or 'it said no more'}"
+        return message, f"{of_refusal(reason or '').mend}; the next run tries it by itself, one call a minute."
+    fix = f"If that is mended, a run tries one call in {summary.block_wait:.0f} s by itself, or at once after "
+    fix += '"gepp-audit stuck --requeue BATCH --yes".'
+    if not failed_once:
+        return f"an earlier call was refused ({reason}), and this run tried none: {detail}", fix
+    # the refusal may be mended already: what this run met is the news
+    message = f"this run's one call did not get through: {sentence(summary.last_failure or 'it failed')} "
+    message += f"An earlier call was refused ({reason}): {detail}"
+    return message, f"{of_failure(summary.last_failure_code)}. {fix}"

@@ -227,7 +227,8 @@ class Run:
         self.claimer.note(claimed)
         if self.options.max_transactions is not None:
             self.seen.update(claim.transaction_id for claim in claimed.claims)
-        if claimed.blocked_reason is not None and not claimed.claims:
+        found_blocked = claimed.blocked_reason is not None and not claimed.claims
+        if found_blocked and self.summary.block_reason is None:  # a refusal of its own is told first
             self.summary.block_reason, self.summary.block_detail = claimed.blocked_reason, claimed.blocked_detail
             self.summary.block_wait = claimed.seconds_to_due
         self.send_before = claimed.send_before

@@ -60,6 +60,7 @@ class Summary:
     #: items that ended here, with a verdict or without; and what the latest call that failed met
     ended: int = 0
     last_failure: str | None = None
+    last_failure_code: str | None = None
     #: transactions that were ready when this run took up their batches
     taken_up: int = 0
     #: transactions that wait for a call, or are asked, when it ends: what it leaves to others
@@ -143,6 +144,7 @@ class Summary:
         self.released += again and settlement.outcome in (CallOutcome.RELEASED, CallOutcome.ABANDONED)
         self.skipped += taken and settlement.state is ItemState.SKIPPED
         self.ended += not again
-        self.last_failure = settlement.error or self.last_failure
+        if settlement.error:
+            self.last_failure, self.last_failure_code = settlement.error, settlement.error_code
         if settlement.outcome is CallOutcome.BLOCK and self.block_reason is None:
             self.block_reason, self.block_detail = settlement.error_code, settlement.error

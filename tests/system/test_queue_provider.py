@@ -198,7 +198,37 @@ def test_while_the_key_is_rejected_one_probe_a_minute_leaves_over_all_hosts_and_
 
 
 def let_a_minute_pass(platform: Platform) -> None:
-    platform.execute("UPDATE gepp_audit_limits SET blocked_until = clock_timestamp() - interval '1 second'")
+    long_ago = "2020-01-01 00:00:00.000000" + ("+00" if platform.is_postgresql else "")
+    platform.execute("UPDATE gepp_audit_limits SET blocked_until = :at WHERE blocked_until IS NOT NULL", at=long_ago)
+
+
+@pytest.mark.parametrize("fault", ["connection", "overloaded"])
+@pytest.mark.parametrize("platform", ["sqlite", "postgresql-new"], indirect=True)
+def test_a_probe_that_fails_in_another_way_than_the_refusal_is_told_with_its_own_fault(
+    queue: SampleQueue, programs: Programs, simulator: Simulator, fault: str
+) -> None:
+    queue.queue([*CLEAN, BROKEN])
+    assert programs.run("process-queue", OPENAI_API_KEY="sk-not-the-right-one").exit_code == 1
+    let_a_minute_pass(queue.platform)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        environ = {"OPENAI_BASE_URL": url} if fault == "connection" else {}
+        simulator.scenario({"rules": [{"do": "overloaded"}]})
+        failed = run(programs, **environ)
+    told = failed.json()
+    assert (failed.exit_code, told["outcome"], told["retries"]) == (1, "blocked", 1)
+    error = told["error"]
+    assert error["code"] == "key_rejected"
+    [met] = {one["error"] for one in items(queue.platform).values() if one["error_code"] not in (None, "key_rejected")}
+    assert error["message"].startswith("this run's one call did not get through: ")
+    assert str(met) in error["message"]
+    assert "An earlier call was refused (key_rejected): " in error["message"]
+    assert "tried none" not in error["message"]
+    assert ("OPENAI_BASE_URL" if fault == "connection" else "status page") in error["fix"]
+
+    again = run(programs)  # within the minute
+    assert "an earlier call was refused (key_rejected), and this run tried none" in again.json()["error"]["message"]
 
 
 @on_sqlite
@@ -236,14 +266,11 @@ def test_a_transaction_over_which_all_is_refused_each_time_ends_and_stops_nobody
         queue.queue([*CLEAN] * 2)
     poison = 1
     simulator.scenario({"rules": [{"match": {"transaction_id": str(poison)}, "do": "request_rejected"}]})
-    a_minute_ago = "2020-01-01 00:00:00.000000" + ("+00" if queue.platform.is_postgresql else "")
     for _ in range(8):
         ended = programs.run("process-queue")
         if ended.exit_code == 0:
             break
-        queue.platform.execute(
-            "UPDATE gepp_audit_limits SET blocked_until = :at WHERE blocked_until IS NOT NULL", at=a_minute_ago
-        )
+        let_a_minute_pass(queue.platform)
     assert ended.exit_code == 0
     assert items(queue.platform)[poison]["error"].startswith(
         "It was refused again and again while others were answered"

@@ -271,9 +271,10 @@ class Claimer:
 
 def _closed(gate: Gate, moment: datetime, until: datetime | None, *, looked: bool) -> Claimed:
     """Nothing may leave: the queue is paused, the provider refuses us or asked to wait."""
+    held = None  # a refusal is no hold: it is told with its reason
     if gate.paused_at is not None:
         held = Hold(limit=Limit.PAUSED, said=gate.paused_reason)
-    else:
+    elif until is not None and until == gate.throttled_until:
         held = Hold(limit=Limit.THROTTLED, clears_at=until)
     return Claimed(
         moment=moment,

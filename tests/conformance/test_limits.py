@@ -312,6 +312,21 @@ def test_the_providers_own_limits_lower_the_pace_for_a_while_and_never_raise_it(
     assert turn(platform, claimer(), 8).seconds_to_due == pytest.approx(7, abs=5)
 
 
+def test_a_refusal_is_no_wish_to_wait(platform: Platform) -> None:
+    organizations(platform, 3)
+    database = platform.database
+    database.write(lambda connection: limits.block(connection, ErrorCode.KEY_REJECTED, "status 401"))
+    refused = turn(platform, claimer(), 8)
+    assert (refused.claims, refused.blocked_reason, refused.held) == ([], ErrorCode.KEY_REJECTED, None)
+    assert refused.seconds_to_due == pytest.approx(60, abs=5)
+    database.write(lambda connection: limits.throttle(connection, 20))  # over before the refusal may be tried
+    assert turn(platform, claimer(), 8).held is None
+    database.write(lambda connection: limits.throttle(connection, 90))
+    both = turn(platform, claimer(), 8)
+    assert (both.blocked_reason, both.held and both.held.limit) == (ErrorCode.KEY_REJECTED, Limit.THROTTLED)
+    assert both.seconds_to_due == pytest.approx(90, abs=5)
+
+
 def test_a_probe_tries_another_transaction_than_the_one_that_was_refused(platform: Platform) -> None:
     organizations(platform, 3, 1)
     database = platform.database

@@ -229,6 +229,7 @@ def test_a_probe_that_fails_in_another_way_than_the_refusal_is_told_with_its_own
 
     again = run(programs)  # within the minute
     assert "an earlier call was refused (key_rejected), and this run tried none" in again.json()["error"]["message"]
+    assert again.json()["held"] is None  # nobody asked to wait
 
 
 @on_sqlite

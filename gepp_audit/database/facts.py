@@ -153,6 +153,16 @@ class Locker:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Moving:
+    """An open batch of which verdicts arrived lately."""
+
+    audit_history_id: int
+    organization_id: int
+    started_at: datetime
+    verdicts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QueueFacts:
     """What holds for all batches."""
 
@@ -164,6 +174,8 @@ class QueueFacts:
     gone: frozenset[str] = frozenset()
     #: verdicts within LATELY_SECONDS by organization, those of closed batches too
     verdicts_lately: Mapping[int, int] = field(default_factory=dict)
+    #: open batches with verdicts within LATELY_SECONDS
+    moving: tuple[Moving, ...] = ()
     #: sessions that hold the platform's tables for long, as far as the database lets us see them
     lockers: tuple[Locker, ...] = ()
     #: calls under way by organization, whose lease has not ended

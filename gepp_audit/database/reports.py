@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, tr
 from sqlalchemy.engine import Row
 
 from gepp_audit.database import lockers, signs_of_life
-from gepp_audit.database.facts import LATELY_SECONDS, BatchFacts, Facts, GateFacts, Lease, QueueFacts
+from gepp_audit.database.facts import LATELY_SECONDS, BatchFacts, Facts, GateFacts, Lease, Moving, QueueFacts
 from gepp_audit.database.open_batches import Opened
 from gepp_audit.database.platform_tables import IN_PROGRESS
 from gepp_audit.database.rows import among
@@ -34,11 +34,13 @@ def collect(connection: Connection, opened: Opened, chosen: Collection[int]) -> 
     counts = _counts(connection, moment, [id_ for id_, row in rows.items() if row.fanned_out_at is not None])
     errors = _last_errors(connection, [id_ for id_, row in counts.items() if row.with_error])
     leases = signs_of_life.leases(connection, moment)
+    verdicts = signs_of_life.verdicts_lately(connection, moment)
     found = [_batch(row, counts.get(id_), errors.get(id_), leases.get(id_, ())) for id_, row in rows.items()]
     queue = QueueFacts(
         gates=_gates(connection, organizations),
         runs=signs_of_life.latest_runs(connection),
-        verdicts_lately=signs_of_life.verdicts_lately(connection, moment),
+        verdicts_lately=_by_organization(verdicts),
+        moving=_moving(opened, verdicts),
         under_way=_under_way(opened, leases),
         failing=_failing(found),
     )
@@ -48,6 +50,26 @@ def collect(connection: Connection, opened: Opened, chosen: Collection[int]) -> 
         moment=moment,
         queue=queue,
         batches=tuple(sorted(found, key=lambda batch: (batch.started_at, batch.audit_history_id))),
+    )
+
+
+def _by_organization(verdicts: Mapping[tuple[int, int], int]) -> dict[int, int]:
+    by_organization: Counter[int] = Counter()
+    for (organization, _), number in verdicts.items():
+        by_organization[organization] += number
+    return dict(by_organization)
+
+
+def _moving(opened: Opened, verdicts: Mapping[tuple[int, int], int]) -> tuple[Moving, ...]:
+    return tuple(
+        Moving(
+            audit_history_id=id_,
+            organization_id=organization,
+            started_at=opened.rows[id_].started_at,
+            verdicts=number,
+        )
+        for (organization, id_), number in verdicts.items()
+        if id_ in opened.rows
     )
 
 

@@ -89,14 +89,14 @@ def _error(told: Any) -> RunError | None:
     return RunError(**{name: str(told.get(name) or "") for name in ("code", "message", "fix")})
 
 
-def verdicts_lately(connection: Connection, moment: datetime) -> dict[int, int]:
-    """Verdicts of the last LATELY_SECONDS by organization, from the newest end of the ledger."""
+def verdicts_lately(connection: Connection, moment: datetime) -> dict[tuple[int, int], int]:
+    """Verdicts of the last LATELY_SECONDS by organization and batch, from the newest end of the ledger."""
     found = connection.execute(
-        select(calls.c.organization_id, func.count())
+        select(calls.c.organization_id, calls.c.audit_history_id, func.count())
         .where(
             calls.c.dispatched_at > moment - timedelta(seconds=LATELY_SECONDS),
             calls.c.outcome == CallOutcome.VERDICT.value,
         )
-        .group_by(calls.c.organization_id)
+        .group_by(calls.c.organization_id, calls.c.audit_history_id)
     )
-    return {row[0]: row[1] for row in found}
+    return {(row[0], row[1]): row[2] for row in found}

@@ -281,13 +281,30 @@ def test_a_batch_of_an_organization_whose_older_ones_move_is_slow(
     platform: Platform, organization: int, batch: int
 ) -> None:
     a_run(platform)
+    first, *_ = steps.claim(platform, 1)
+    steps.settle_all(platform, [steps.verdict(platform, first)])
+    newer = platform.batch(organization, platform.transactions(organization, 1))
+    steps.take_up(platform)
+    stuck = only(look(platform, newer))
+    assert (stuck.batch.audit_history_id, stuck.diagnosis.cause) == (newer, Cause.SLOW)
+    assert f"organization {organization} has older batches, of which 1 transaction was" in stuck.diagnosis.explanation
+
+
+@pytest.mark.parametrize("taken_up", [False, True])
+def test_a_batch_of_an_organization_whose_older_ones_are_closed_is_first_in_line(
+    platform: Platform, organization: int, batch: int, taken_up: bool
+) -> None:
+    a_run(platform)
     steps.settle_all(platform, [steps.verdict(platform, claim) for claim in steps.claim(platform)])
     steps.write_back(platform)
     steps.close_all(platform)
     newer = platform.batch(organization, platform.transactions(organization, 1))
-    steps.take_up(platform)
+    if taken_up:
+        steps.take_up(platform)
     stuck = only(look(platform))
     assert (stuck.batch.audit_history_id, stuck.diagnosis.cause) == (newer, Cause.SLOW)
+    first_in_line = "Nothing is in its way; the next run asks" if taken_up else "It was queued "
+    assert stuck.diagnosis.explanation.startswith(first_in_line)
 
 
 def test_the_providers_own_pace_is_told_from_a_limit_of_ours(platform: Platform, batch: int) -> None:

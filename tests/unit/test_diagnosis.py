@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gepp_audit.database.facts import BatchFacts, GateFacts, Lease, Locker, QueueFacts, RunError, RunFacts
+from gepp_audit.database.facts import BatchFacts, GateFacts, Lease, Locker, Moving, QueueFacts, RunError, RunFacts
 from gepp_audit.model import ErrorCode, RunIdentity
 from gepp_audit.queue.diagnosis import Cause, Diagnosis, Held, Status, diagnose
 from gepp_audit.queue.holding import Hold, Limit
@@ -283,10 +283,25 @@ def test_a_batch_whose_calls_are_under_way_is_slow_without_a_rate() -> None:
 
 
 def test_a_batch_behind_older_ones_of_its_organization_is_slow() -> None:
-    found = diagnosed(a_batch(), a_queue(verdicts_lately={7: 500}))
+    older = Moving(audit_history_id=11, organization_id=7, started_at=ago(hours=4), verdicts=500)
+    found = diagnosed(a_batch(), a_queue(verdicts_lately={7: 500}, moving=(older,)))
     assert (found.cause, "organization 7 has older batches" in found.explanation) == (Cause.SLOW, True)
     found = diagnosed(a_batch(), a_queue(verdicts_lately={8: 500}))
     assert (found.cause, "batches of other organizations" in found.explanation) == (Cause.SLOW, True)
+
+
+@pytest.mark.parametrize(
+    "changes", [None, {"organization_id": 8}, {"started_at": ago(hours=2)}, {"audit_history_id": 13}]
+)
+def test_a_batch_waits_its_turn_behind_older_open_ones_of_its_organization_alone(
+    changes: dict[str, Any] | None,
+) -> None:
+    values: dict[str, Any] = {"audit_history_id": 11, "organization_id": 7, "started_at": ago(hours=3), "verdicts": 21}
+    moving = () if changes is None else (Moving(**(values | changes)),)
+    found = diagnosed(a_batch(), a_queue(verdicts_lately={7: 21}, moving=moving))
+    assert (found.cause, found.explanation) == (
+        Cause.SLOW, "Nothing is in its way; the next run asks what is left. 10 transactions left in this one."
+    )  # fmt: skip
 
 
 def test_a_batch_behind_one_whose_calls_all_fail_is_retrying_with_it_until_verdicts_arrive() -> None:
@@ -584,6 +599,16 @@ _queues = st.builds(
     runs=st.lists(_runs, max_size=5).map(tuple),
     gone=st.frozensets(st.sampled_from(["run-1", "run-2", "run-3"])),
     verdicts_lately=st.dictionaries(st.integers(1, 9), _counts),
+    moving=st.lists(
+        st.builds(
+            Moving,
+            audit_history_id=st.integers(1, 9),
+            organization_id=st.integers(1, 9),
+            started_at=_moments,
+            verdicts=_counts,
+        ),
+        max_size=3,
+    ).map(tuple),
     under_way=st.dictionaries(st.integers(1, 9), _counts),
     lockers=st.lists(st.builds(Locker, pid=st.integers(1, 9), table=st.just("transactions"), since=_maybe)).map(tuple),
 )

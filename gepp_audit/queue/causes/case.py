@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from gepp_audit.database.facts import BatchFacts, Lease, QueueFacts, RunFacts
+from gepp_audit.database.facts import BatchFacts, Lease, Moving, QueueFacts, RunFacts
 from gepp_audit.queue.causes.names import Cause, Status
 from gepp_audit.queue.holding import Hold
 
@@ -93,6 +93,12 @@ class Case:
     def worked_on(self) -> bool:
         """A living run has calls of the batch under way."""
         return any(not self.is_dead(lease) for lease in self.batch.leases)
+
+    def is_behind(self, one: Moving) -> bool:
+        """The batch's turn comes after this one's, which is its organization's too."""
+        batch = self.batch
+        older = (one.started_at, one.audit_history_id) < (batch.started_at, batch.audit_history_id)
+        return one.organization_id == batch.organization_id and older
 
     def died(self, run: RunFacts) -> bool:
         """This run ended without telling so."""

@@ -112,7 +112,7 @@ def moving(case: Case) -> Diagnosis | None:
             f"batch was answered within the last 15 minutes, so there is no rate yet. {batch.left} left."
         )
     own = batch.organization_id
-    audited = case.queue.verdicts_lately.get(own, 0)
+    audited = sum(one.verdicts for one in case.queue.moving if case.is_behind(one))
     if audited:
         return _slow(
             f"It waits its turn: organization {own} has older batches, of which {counted(audited, 'transaction')} "
@@ -129,7 +129,9 @@ def waiting(case: Case) -> Diagnosis | None:
     if not batch.wanted:
         return _slow("The platform has cancelled, undone or deleted this batch; the next run lets it go.", RUN_NOW)
     if batch.left and batch.fanned_out_at is not None:
-        busy = sum(case.queue.verdicts_lately.values()) + sum(case.queue.under_way.values())
+        own = batch.organization_id  # its verdicts are of closed or newer batches: this one does not wait for them
+        busy = sum(number for id_, number in case.queue.verdicts_lately.items() if id_ != own)
+        busy += sum(case.queue.under_way.values())
         alone = f" Runs died over {batch.crashed} of them, and such are asked alone." if batch.crashed else ""
         if busy:
             return _slow(f"It waits its turn: runs work on batches of other organizations. {_left(case)}{alone}")

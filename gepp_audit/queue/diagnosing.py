@@ -97,10 +97,13 @@ def find(connection: Connection, opened: Opened, chosen: frozenset[int], questio
 
 def _held(connection: Connection, question: Question, moment: datetime) -> dict[int, Held]:
     """What the limits hold back, by organization, as a claim would see it at this moment."""
+    gate = limits.gate(connection)
+    narrower = limits.of_organizations(connection).values()
+    if not gate.caps_at(moment) and not any(one.caps or one.paused_at or one.throttled_until for one in narrower):
+        return {}
     claimable = items.open_batches(connection, moment, 1)
     if not claimable:
         return {}
-    gate = limits.gate(connection)
     recent = windows.recent(connection)
 
     def price(read: int, written: int) -> Decimal | None:

@@ -18,7 +18,7 @@ import pytest
 
 from gepp_audit import __version__
 from gepp_audit.provider.openai_client import OpenAIClient
-from tests.support.forked import forkable, nest_of_providers
+from tests.support.forked import COLD, forkable, nest_of_providers
 from tests.support.nest import Forked, lending
 from tests.support.outputs import output_folder
 from tests.support.processes import ROOT, Process, Programs, Simulator, start_process
@@ -50,6 +50,14 @@ print("told", file=sys.stderr)
 if "wrong" in sys.argv:
     raise ValueError("as it was told")
 """
+
+
+@pytest.fixture(autouse=True)
+def _forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forking itself is tested where all else is started cold, too."""
+    monkeypatch.delenv(COLD, raising=False)
+
+
 either = pytest.mark.parametrize("fork", [False, True], ids=["started", "forked"])
 
 

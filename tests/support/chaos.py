@@ -8,6 +8,7 @@ machine's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -131,11 +132,14 @@ class Fleet:
         run = self.runs[host]
         if not run.running:
             return
-        if group and os.getpgid(run.pid) == run.pid:
-            os.killpg(run.pid, signal.SIGSTOP)
-            self.frozen_groups.add(host)
-        else:
-            os.kill(run.pid, signal.SIGSTOP)
+        try:
+            if group and os.getpgid(run.pid) == run.pid:
+                os.killpg(run.pid, signal.SIGSTOP)
+                self.frozen_groups.add(host)
+            else:
+                os.kill(run.pid, signal.SIGSTOP)
+        except ProcessLookupError:  # it has ended just now
+            return
         self.tally.stops += 1
         self.thaw_at[host] = time.monotonic() + seconds
 
@@ -145,7 +149,8 @@ class Fleet:
         run = self.runs[host]
         if host in self.frozen_groups:
             self.frozen_groups.discard(host)
-            os.killpg(run.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # the others may have ended it meanwhile
+                os.killpg(run.pid, signal.SIGCONT)
         else:
             run.thaw()
 

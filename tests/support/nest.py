@@ -12,6 +12,7 @@ Nothing of gepp_audit and nothing of the tests is imported here: each program lo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import importlib
@@ -75,7 +76,8 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Send it, unless the program has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now, and the nest waits for its forks
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL."""

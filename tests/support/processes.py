@@ -104,8 +104,8 @@ class Process:
             os.waitpid(self.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        """SIGCONT, unless it has ended: its server may have cut it off and it may have gone meanwhile."""
+        self.popen.send_signal(signal.SIGCONT)
 
 
 def _state(thread: Path) -> str:
